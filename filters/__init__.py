@@ -1,0 +1,1 @@
+"""The filters: one family or cell a file."""

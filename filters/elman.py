@@ -1,0 +1,104 @@
+"""Elman's simple recurrent network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from rnndsp.activations import tanh
+from rnndsp.engine import Cell, Stage
+from rnndsp.errors import ParameterError
+
+__all__ = ["Elman"]
+
+
+def _tanh(a: Any, r: Any, s: Any, p: Any) -> Any:
+    return (tanh(a[0] + r[0]),)
+
+
+def _tanh_adjoint(a: Any, r: Any, s: Any, p: Any, d: Any) -> Any:
+    h = tanh(a[0] + r[0])
+    g = d[0] * (1 - h * h)
+    return (g,), (g,), (0 * g,), ()
+
+
+def _relu(a: Any, r: Any, s: Any, p: Any) -> Any:
+    return (np.maximum(a[0] + r[0], 0 * a[0]),)
+
+
+def _relu_adjoint(a: Any, r: Any, s: Any, p: Any, d: Any) -> Any:
+    g = d[0] * np.maximum(np.sign(a[0] + r[0]), 0 * a[0])
+    return (g,), (g,), (0 * g,), ()
+
+
+def _identity(a: Any, r: Any, s: Any, p: Any) -> Any:
+    return (a[0] + r[0],)
+
+
+def _identity_adjoint(a: Any, r: Any, s: Any, p: Any, d: Any) -> Any:
+    return (d[0],), (d[0],), (0 * d[0],), ()
+
+
+_UNITS = {
+    "tanh": (Stage(_tanh, _tanh_adjoint, n_gates=1, n_out=1),),
+    "relu": (Stage(_relu, _relu_adjoint, n_gates=1, n_out=1),),
+    "identity": (Stage(_identity, _identity_adjoint, n_gates=1, n_out=1),),
+}
+
+
+class Elman(Cell):
+    r"""Simple recurrent network.
+
+    .. math:: h[t] = \varphi(W u[t] + U h[t-1] + b), \qquad y[t] = h[t]
+
+    Parameters
+    ----------
+    n_inputs, n_units : int
+    activation : {"tanh", "relu", "identity"}
+        φ. With "identity" the cell is a linear state-space filter.
+    recurrence : {"dense", "diagonal", "orthogonal"}
+        Form of U. A diagonal one with "relu" is the IndRNN.
+    seed : int or Generator
+    sample_rate : float, optional
+        Hz.
+
+    Notes
+    -----
+    *State*: ``h`` (n_units), zero at rest.
+
+    *Stability*: with tanh the output lies within (-1, 1) whatever the weights. It forgets its initial state for every input if
+    ||D U D^-1||_2 < 1 for some diagonal D, since tanh and relu have slopes within [0, 1]; a spectral radius of U below one is not
+    enough.
+
+    References
+    ----------
+    J. L. Elman (1990), "Finding structure in time". S. Li et al. (2018), "Independently recurrent neural network (IndRNN)".
+    """
+
+    def __init__(
+        self,
+        n_inputs: int,
+        n_units: int,
+        *,
+        activation: str = "tanh",
+        recurrence: str = "dense",
+        seed: int | np.random.Generator = 0,
+        sample_rate: float | None = None,
+    ) -> None:
+        super().__init__(
+            n_inputs, n_units, recurrence=recurrence, seed=seed, sample_rate=sample_rate, activation=activation
+        )
+
+    @classmethod
+    def _stages(cls, config: Mapping[str, Any]) -> tuple[Stage, ...]:
+        # absent when the weights come from elsewhere: PyTorch's default is tanh
+        name = config.get("activation", "tanh")
+        if name not in _UNITS:
+            raise ParameterError(f"activation={name!r}: choose one of {sorted(_UNITS)}")
+        return _UNITS[name]
+
+    def _setup(self) -> None:
+        super()._setup()
+        self.is_linear = self.config.get("activation") == "identity" and not np.any(self._own["b"])

@@ -1,0 +1,84 @@
+"""The one door to Numba: typed decorators, the compile options of every kernel, and the cache key of kernel sources."""
+
+import hashlib
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numba
+from numba.extending import overload, register_jitable
+
+__all__ = ["inline", "kernel", "source_key", "specialise"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+# No nnan and no ninf: a NaN test must survive. No reassoc: a sum keeps its order, whatever the block.
+FASTMATH = {"contract", "nsz", "arcp", "afn"}
+
+# The vectoriser gives up at a call that LLVM thinks too large to inline (a gate of four sigmoids is): inline always.
+_INSIDE: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": FASTMATH, "forceinline": True}
+
+_overload: Any = overload
+_kernel: Any = numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=FASTMATH)
+
+
+def kernel(function: F) -> F:
+    """Compile lazily, once per dtype, kept on disk; releases the GIL.
+
+    Numba's cache stamps the file of the cached function alone: after an edit of a function that it calls, or an upgrade of
+    the package, it would go on giving the old machine code. What a closure captures does enter its key, so a hash of
+    all the sources below is captured here.
+    """
+    code = function.__code__.replace(co_freevars=(*function.__code__.co_freevars, "source_key"))
+    closure = (*(function.__closure__ or ()), types.CellType(source_key(function)))
+    keyed: Any = types.FunctionType(code, function.__globals__, function.__name__, function.__defaults__, closure)
+    keyed.__qualname__, keyed.__doc__ = function.__qualname__, function.__doc__
+    compiled: F = _kernel(keyed)
+    return compiled
+
+
+def inline(function: F) -> F:
+    """Make a plain Python function callable from kernels; it stays a plain function outside of them."""
+    register_jitable(**_INSIDE)(function)
+    return function
+
+
+def specialise(stub: Callable[..., Any]) -> Callable[[F], F]:
+    """Choose an implementation of ``stub`` by the types of its arguments, at compile time (``numba.overload``)."""
+    decorate: Callable[[F], F] = _overload(stub, jit_options=_INSIDE)
+    return decorate
+
+
+def source_key(*functions: Callable[..., Any]) -> str:
+    """Hash of the source file of every function, and of every constant, that is reached from ``functions``."""
+    digest = hashlib.sha256(numba.__version__.encode())
+    seen: set[int] = set()
+    files: set[str] = set()
+
+    def visit(function: Any) -> None:
+        function = getattr(function, "py_func", function)
+        if id(function) in seen or not isinstance(function, types.FunctionType):
+            return
+        seen.add(id(function))
+        path = Path(function.__code__.co_filename)
+        if str(path) not in files:
+            files.add(str(path))
+            # without a file (a notebook, a prompt) the byte code and its constants have to do
+            digest.update(path.read_bytes() if path.is_file() else _anatomy(function.__code__))
+        captured = [cell.cell_contents for cell in function.__closure__ or ()]
+        named = [(name, function.__globals__.get(name)) for name in function.__code__.co_names]
+        for name, value in [*named, *(("", value) for value in captured)]:
+            if isinstance(value, int | float | complex | str | tuple):
+                digest.update(f"{name}={value!r}".encode())
+            elif getattr(value, "__module__", "").partition(".")[0] not in ("numpy", "numba", "math", "builtins"):
+                visit(value)
+
+    for function in functions:
+        visit(function)
+    return digest.hexdigest()
+
+
+def _anatomy(code: types.CodeType) -> bytes:
+    inner = b"".join(_anatomy(c) if isinstance(c, types.CodeType) else repr(c).encode() for c in code.co_consts)
+    return code.co_code + repr(code.co_names).encode() + inner

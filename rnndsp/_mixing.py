@@ -1,0 +1,156 @@
+"""Matrix times vector inside kernels, and tuples of rows: the linear half of every cell."""
+
+from rnndsp._jit import inline, specialise
+
+__all__ = ["accumulate", "gather", "mix", "rows", "scatter", "unmix"]
+
+
+@inline
+def accumulate(out, matrix, x):
+    """``out += x @ matrix``, eight rows at a time: no sum is ever reordered, so the result does not depend on a block's shape."""
+    n_columns = out.size
+    n_rows = x.size
+    i = 0
+    while i + 8 <= n_rows:
+        x0, x1, x2, x3 = x[i], x[i + 1], x[i + 2], x[i + 3]
+        x4, x5, x6, x7 = x[i + 4], x[i + 5], x[i + 6], x[i + 7]
+        for j in range(n_columns):
+            out[j] += (
+                matrix[i, j] * x0
+                + matrix[i + 1, j] * x1
+                + matrix[i + 2, j] * x2
+                + matrix[i + 3, j] * x3
+                + matrix[i + 4, j] * x4
+                + matrix[i + 5, j] * x5
+                + matrix[i + 6, j] * x6
+                + matrix[i + 7, j] * x7
+            )
+        i += 8
+    while i < n_rows:
+        x0 = x[i]
+        for j in range(n_columns):
+            out[j] += matrix[i, j] * x0
+        i += 1
+
+
+def mix(out, weights, x):
+    """``out += U x`` for ``weights`` = U transposed, or for a diagonal recurrence the vector of all gates' diagonals."""
+
+
+@specialise(mix)
+def _mix(out, weights, x):
+    def dense(out, weights, x):
+        accumulate(out, weights, x)
+
+    def diagonal(out, weights, x):
+        n = x.size
+        for start in range(0, out.size, n):
+            for j in range(n):
+                out[start + j] += weights[start + j] * x[j]
+
+    return dense if weights.ndim == 2 else diagonal
+
+
+def unmix(out, weights, d):
+    """``out += U.T d``, the adjoint of :func:`mix`, for ``weights`` = U as it is."""
+
+
+@specialise(unmix)
+def _unmix(out, weights, d):
+    def dense(out, weights, d):
+        accumulate(out, weights, d)
+
+    def diagonal(out, weights, d):
+        n = out.size
+        for start in range(0, d.size, n):
+            for j in range(n):
+                out[j] += weights[start + j] * d[start + j]
+
+    return dense if weights.ndim == 2 else diagonal
+
+
+# Numba has no tuple comprehension, so each length up to six is written out.
+
+
+def rows(vector, count):
+    """Cut a vector into ``len(count)`` equal views; views, as indexing ``vector[n + j]`` would stop the vectoriser."""
+
+
+_ROWS = {
+    0: lambda vector, count: (),
+    1: lambda vector, count: (vector,),
+    2: lambda vector, count: _cut2(vector, vector.size // 2),
+    3: lambda vector, count: _cut3(vector, vector.size // 3),
+    4: lambda vector, count: _cut4(vector, vector.size // 4),
+    5: lambda vector, count: _cut5(vector, vector.size // 5),
+    6: lambda vector, count: _cut6(vector, vector.size // 6),
+}
+
+
+@inline
+def _cut2(v, n):
+    return v[:n], v[n:]
+
+
+@inline
+def _cut3(v, n):
+    return v[:n], v[n : 2 * n], v[2 * n :]
+
+
+@inline
+def _cut4(v, n):
+    return v[:n], v[n : 2 * n], v[2 * n : 3 * n], v[3 * n :]
+
+
+@inline
+def _cut5(v, n):
+    return v[:n], v[n : 2 * n], v[2 * n : 3 * n], v[3 * n : 4 * n], v[4 * n :]
+
+
+@inline
+def _cut6(v, n):
+    return v[:n], v[n : 2 * n], v[2 * n : 3 * n], v[3 * n : 4 * n], v[4 * n : 5 * n], v[5 * n :]
+
+
+@specialise(rows)
+def _rows(vector, count):
+    return _ROWS[len(count)]
+
+
+def gather(parts, j):
+    """Entry ``j`` of each of a tuple of vectors, as a tuple of numbers."""
+
+
+_GATHER = {
+    0: lambda parts, j: (),
+    1: lambda parts, j: (parts[0][j],),
+    2: lambda parts, j: (parts[0][j], parts[1][j]),
+    3: lambda parts, j: (parts[0][j], parts[1][j], parts[2][j]),
+    4: lambda parts, j: (parts[0][j], parts[1][j], parts[2][j], parts[3][j]),
+    5: lambda parts, j: (parts[0][j], parts[1][j], parts[2][j], parts[3][j], parts[4][j]),
+    6: lambda parts, j: (parts[0][j], parts[1][j], parts[2][j], parts[3][j], parts[4][j], parts[5][j]),
+}
+
+
+@specialise(gather)
+def _gather(parts, j):
+    return _GATHER[len(parts)]
+
+
+def scatter(parts, j, values):
+    """Write a tuple of numbers to entry ``j`` of each of a tuple of vectors."""
+
+
+@specialise(scatter)
+def _scatter(parts, j, values):
+    def one(parts, j, values):
+        parts[0][j] = values[0]
+
+    def several(parts, j, values):
+        parts[0][j] = values[0]
+        scatter(parts[1:], j, values[1:])
+
+    def none(parts, j, values):
+        pass
+
+    return (none, one, several)[min(len(parts), 2)]

@@ -1,0 +1,427 @@
+"""The engine of all recurrent cells: a linear mixing of the last state, then the same small nonlinearity in every unit.
+
+A cell gives the nonlinearity of one unit and its adjoint, as plain functions of numbers. From these the loops here derive the
+block filter, its taped form, back-propagation through time and the Jacobian, once for all cells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from rnndsp._jit import inline, kernel
+from rnndsp._mixing import accumulate, gather, mix, rows, scatter, unmix
+from rnndsp.activations import flush
+from rnndsp.errors import ParameterError
+from rnndsp.filter import Filter
+from rnndsp.recurrence import recurrence
+from rnndsp.state import Field, State
+from rnndsp.statespace import DelayStateSpace, StateSpace
+
+__all__ = ["Cell", "Stage"]
+
+
+class Stage(NamedTuple):
+    r"""Mix, then unit: one half-step of a cell. Most cells have one stage, a reset-before GRU has two.
+
+    With ``s`` the tuple of vectors that enter (the cell's state for the first stage, the outcome of the stage before for the
+    second), the stage forms for its gates
+
+    .. math:: a = W u + b, \qquad r = U s_0 \; (+\, b_{rec})
+
+    and hands on ``unit(a, r, s, p)``, evaluated unit by unit.
+
+    Attributes
+    ----------
+    unit : function (a, r, s, p) -> tuple
+        Of tuples of numbers: pre-activations from the input, from the recurrence (one a gate), entering state, own parameters.
+    adjoint : function (a, r, s, p, d) -> (da, dr, ds, dp)
+        Derivatives by the four, times ``d``, the derivative of the loss by each value that ``unit`` returned.
+    n_gates : int
+    n_out : int
+        How many values ``unit`` returns.
+    """
+
+    unit: Callable[..., Any]
+    adjoint: Callable[..., Any]
+    n_gates: int
+    n_out: int
+
+
+class _Weights(NamedTuple):
+    """What the kernels read of one stage; ``gates`` and ``out`` are tuples of None whose lengths are known at compile time."""
+
+    WT: Any
+    UT: Any
+    W: Any
+    U: Any
+    b: Any
+    b_rec: Any
+    p: Any
+    gates: Any
+    out: Any
+
+
+@inline
+def _through(unit: Any, w: Any, u: Any, x: Any, entering: Any, a: Any, r: Any, out: Any) -> None:
+    """One stage: x, the vectors ``entering`` one after the other, to ``out``; leaves both pre-activations in a and r."""
+    s = rows(x, entering)
+    for i in range(a.size):
+        a[i] = w.b[i]
+        r[i] = w.b_rec[i]
+    accumulate(a, w.WT, u)
+    mix(r, w.UT, s[0])
+    gate_a, gate_r, parts = rows(a, w.gates), rows(r, w.gates), rows(out, w.out)
+    for j in range(s[0].size):
+        scatter(parts, j, unit(gather(gate_a, j), gather(gate_r, j), gather(s, j), gather(w.p, j)))
+
+
+@inline
+def _back(adjoint: Any, w: Any, x: Any, entering: Any, a: Any, r: Any, d: Any, da: Any, dr: Any, dx: Any, dp: Any) -> None:
+    """The adjoint of :func:`_through`: from d, the derivative by ``out``, to da, dr, dx, dp."""
+    s, parts = rows(x, entering), rows(d, w.out)
+    gate_a, gate_r, gate_da, gate_dr = rows(a, w.gates), rows(r, w.gates), rows(da, w.gates), rows(dr, w.gates)
+    ds, own = rows(dx, entering), rows(dp, w.p)
+    for j in range(s[0].size):
+        g = adjoint(gather(gate_a, j), gather(gate_r, j), gather(s, j), gather(w.p, j), gather(parts, j))
+        scatter(gate_da, j, g[0])
+        scatter(gate_dr, j, g[1])
+        scatter(ds, j, g[2])
+        scatter(own, j, g[3])
+    unmix(ds[0], w.U, dr)
+
+
+class _Loops(NamedTuple):
+    forward: Any
+    backward: Any
+
+
+@cache
+def _loops(stages: tuple[Stage, ...]) -> _Loops:
+    """Compile the time loops for a list of stages. The functions are captured, so that they enter the cache key."""
+    if not 1 <= len(stages) <= 2:
+        raise ParameterError(f"{len(stages)} stages: a cell has one or two")
+    for stage in stages:
+        inline(stage.unit)
+        inline(stage.adjoint)
+    two = len(stages) == 2
+    unit0, adjoint0 = stages[0].unit, stages[0].adjoint
+    unit1, adjoint1 = stages[-1].unit, stages[-1].adjoint
+
+    @kernel
+    def forward(u: Any, y: Any, x: Any, weights: Any, state: Any, tapes: Any, taped: Any) -> None:
+        n = y.shape[2]
+        out = np.empty(x.shape[1], x.dtype)
+        for voice in range(u.shape[0]):
+            for t in range(u.shape[1]):
+                # untaped, every frame reuses row 0; the arithmetic is the same, to the bit
+                k, q = (voice, t) if taped else (0, 0)
+                x0, a0, r0 = tapes[0]
+                entry = x0[k, q]
+                for i in range(entry.size):
+                    entry[i] = x[voice, i]
+                if two:
+                    x1, a1, r1 = tapes[1]
+                    _through(unit0, weights[0], u[voice, t], entry, state, a0[k, q], r0[k, q], x1[k, q])
+                    between = weights[0].out
+                    _through(unit1, weights[1], u[voice, t], x1[k, q], between, a1[k, q], r1[k, q], out)
+                else:
+                    _through(unit0, weights[0], u[voice, t], entry, state, a0[k, q], r0[k, q], out)
+                for i in range(out.size):
+                    x[voice, i] = flush(out[i])
+                for j in range(n):
+                    y[voice, t, j] = x[voice, j]
+
+    @kernel
+    def backward(dy: Any, dx: Any, weights: Any, state: Any, tapes: Any, gates: Any) -> None:
+        d = np.empty(dx.shape[1], dx.dtype)
+        for voice in range(dy.shape[0]):
+            for t in range(dy.shape[1] - 1, -1, -1):
+                for i in range(d.size):
+                    d[i] = dx[voice, i]
+                for j in range(dy.shape[2]):
+                    d[j] += dy[voice, t, j]
+                x0, a0, r0 = tapes[0]
+                da, dr, dp = gates[0]
+                entry, a, r = x0[voice, t], a0[voice, t], r0[voice, t]
+                if two:
+                    x1, a1, r1 = tapes[1]
+                    da1, dr1, dp1 = gates[1]
+                    inner, between = x1[voice, t], weights[0].out
+                    dinner = np.empty(inner.size, d.dtype)
+                    ga, gr, gp = da1[voice, t], dr1[voice, t], dp1[voice, t]
+                    _back(adjoint1, weights[1], inner, between, a1[voice, t], r1[voice, t], d, ga, gr, dinner, gp)
+                    ha, hr, hp = da[voice, t], dr[voice, t], dp[voice, t]
+                    _back(adjoint0, weights[0], entry, state, a, r, dinner, ha, hr, dx[voice], hp)
+                else:
+                    ha, hr, hp = da[voice, t], dr[voice, t], dp[voice, t]
+                    _back(adjoint0, weights[0], entry, state, a, r, d, ha, hr, dx[voice], hp)
+
+    return _Loops(forward, backward)
+
+
+class Cell(Filter):
+    r"""A recurrent cell: subclasses name their state and give the unit; everything else is here.
+
+    .. math:: a_g = W_g u[t] + b_g, \qquad r_g = U_g h[t-1], \qquad (h, \ldots)[t] = \mathrm{unit}(a, r, (h, \ldots)[t-1]), \qquad
+              y[t] = h[t]
+
+    Attributes to set in a subclass
+    -------------------------------
+    state_names : tuple of str
+        The first one is the hidden state that is mixed and put out.
+    stages : tuple of Stage
+    unit_params : tuple of str
+        Names of further parameters of shape (n_units,), handed to every unit as ``p``.
+    recurrent_bias : bool
+        Whether there is a bias ``b_rec`` of the recurrent part, r = U h + b_rec.
+
+    Notes
+    -----
+    *Parameters*: ``W`` (n_gates * n_units, n_inputs), gate after gate; ``U`` (n_gates * n_units, n_units), or
+    (n_gates * n_units,) when diagonal, or ``U_skew`` when orthogonal (:mod:`rnndsp.recurrence`); ``b`` (n_gates * n_units,).
+
+    *State*: the fields of ``state_names``, each of n_units; zero at rest. The output is the *new* hidden state, so a
+    linearised cell has C = [J]_h and D = [B]_h.
+    """
+
+    state_names: tuple[str, ...] = ("h",)
+    stages: tuple[Stage, ...] = ()
+    unit_params: tuple[str, ...] = ()
+    recurrent_bias: bool = False
+
+    def __init__(
+        self,
+        n_inputs: int,
+        n_units: int,
+        *,
+        recurrence: str = "dense",
+        seed: int | np.random.Generator = 0,
+        sample_rate: float | None = None,
+        **config: Any,
+    ) -> None:
+        config = {"n_inputs": n_inputs, "n_units": n_units, "recurrence": recurrence, **config}
+        super().__init__(config, self._initial(config, np.random.default_rng(seed)), sample_rate=sample_rate)
+
+    @classmethod
+    def _initial(cls, config: Mapping[str, Any], rng: np.random.Generator) -> dict[str, NDArray[Any]]:
+        """Random parameters: uniform within ±1/sqrt(n_units), zero biases."""
+        n_inputs, n = _count(config, "n_inputs"), _count(config, "n_units")
+        kind = recurrence(config["recurrence"])
+        gates = sum(stage.n_gates for stage in cls._stages(config))
+        params = {
+            "W": rng.uniform(-1, 1, (gates * n, n_inputs)) / np.sqrt(n),
+            kind.param: kind.initial(gates, n, rng),
+            "b": np.zeros(gates * n),
+        }
+        if cls.recurrent_bias:
+            params["b_rec"] = np.zeros(gates * n)
+        params.update({name: np.zeros(n) for name in cls.unit_params})
+        return params
+
+    @classmethod
+    def _stages(cls, config: Mapping[str, Any]) -> tuple[Stage, ...]:
+        """The stages, where the configuration chooses among several."""
+        return cls.stages
+
+    def _setup(self) -> None:
+        self.n_inputs = _count(self.config, "n_inputs")
+        self.n_units = self.n_outputs = _count(self.config, "n_units")
+        self._recurrence = recurrence(self.config["recurrence"])
+        self._chain = self._stages(self.config)
+        self._gates = sum(stage.n_gates for stage in self._chain)
+        self.fields = tuple(Field(name, (self.n_units,)) for name in self.state_names)
+
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
+        n = self._gates * self.n_units
+        shapes: dict[str, tuple[int, ...]] = {
+            "W": (n, self.n_inputs),
+            self._recurrence.param: self._recurrence.shape(self._gates, self.n_units),
+            "b": (n,),
+        }
+        if self.recurrent_bias:
+            shapes["b_rec"] = (n,)
+        return {**shapes, **{name: (self.n_units,) for name in self.unit_params}}
+
+    @classmethod
+    def from_torch(
+        cls, state_dict: Mapping[str, ArrayLike], *, prefix: str = "", sample_rate: float | None = None, **config: Any
+    ) -> Cell:
+        """A cell with the weights of one PyTorch layer.
+
+        Parameters
+        ----------
+        state_dict : mapping of str to array
+            ``weight_ih_l0``, ``weight_hh_l0`` and, unless it was made without, ``bias_ih_l0``, ``bias_hh_l0``; tensors on the
+            CPU are arrays enough.
+        prefix : str
+            What stands before these names, ``"rec."``.
+
+        Raises
+        ------
+        ParameterError
+            A name is missing or left over, or a shape does not fit.
+        """
+        arrays = {name.removeprefix(prefix): np.asarray(v) for name, v in state_dict.items() if name.startswith(prefix)}
+        weights = {"weight_ih_l0", "weight_hh_l0"}
+        biases = {"bias_ih_l0", "bias_hh_l0"}
+        if set(arrays) not in (weights, weights | biases):
+            raise ParameterError(
+                f"from_torch: found {sorted(arrays)}, needs {sorted(weights)} and, if any, {sorted(biases)} of one layer"
+            )
+        W, U = arrays["weight_ih_l0"], arrays["weight_hh_l0"]
+        if W.ndim != 2 or U.ndim != 2:
+            raise ParameterError(f"from_torch: weights of shapes {W.shape} and {U.shape} are not matrices")
+        zero = np.zeros(len(W), W.dtype)
+        b, b_rec = arrays.get("bias_ih_l0", zero), arrays.get("bias_hh_l0", zero)
+        if b.shape != zero.shape or b_rec.shape != zero.shape:
+            raise ParameterError(f"from_torch: biases of shapes {b.shape} and {b_rec.shape}, must be {zero.shape}")
+        params = {"W": W, "U": U, "b": b, "b_rec": b_rec} if cls.recurrent_bias else {"W": W, "U": U, "b": np.add(b, b_rec, dtype=np.float64)}
+        full = {"n_inputs": W.shape[1], "n_units": U.shape[1], "recurrence": "dense", **config}
+        return cls._restore(full, params, sample_rate=sample_rate)
+
+    @property
+    def U(self) -> NDArray[Any]:
+        """The recurrent weights as the kernels use them, whatever their parametrisation."""
+        free = self._own[self._recurrence.param]
+        matrix: NDArray[Any] = self._derived("U", lambda: self._recurrence.matrix(free, self.n_units))
+        return matrix
+
+    def _weights(self, dtype: np.dtype[Any]) -> tuple[_Weights, ...]:
+        """Private contiguous copies for the kernels, one set a stage."""
+
+        def make() -> tuple[_Weights, ...]:
+            sets, first = [], 0
+            p = tuple(self._own[name].astype(dtype) for name in self.unit_params)
+            for stage in self._chain:
+                part = slice(first, first + stage.n_gates * self.n_units)
+                W, U, b = (m[part].astype(dtype) for m in (self._own["W"], self.U, self._own["b"]))
+                b_rec = self._own["b_rec"][part].astype(dtype) if self.recurrent_bias else np.zeros_like(b)
+                WT, UT = np.ascontiguousarray(W.T), np.ascontiguousarray(U.T)
+                sets.append(_Weights(WT, UT, W, U, b, b_rec, p, _nones(stage.n_gates), _nones(stage.n_out)))
+                first = part.stop
+            return tuple(sets)
+
+        weights: tuple[_Weights, ...] = self._derived(("weights", dtype), make)
+        return weights
+
+    def _tapes(self, n_voices: int, n_frames: int, dtype: np.dtype[Any]) -> tuple[tuple[NDArray[Any], ...], ...]:
+        widths, entering = [], len(self.state_names)
+        for stage in self._chain:
+            widths.append((entering, stage.n_gates, stage.n_gates))
+            entering = stage.n_out
+        shape = (n_voices, n_frames)
+        return tuple(tuple(np.empty((*shape, k * self.n_units), dtype) for k in width) for width in widths)
+
+    def _run(self, u: NDArray[Any], state: State, y: NDArray[Any], tapes: Any, taped: bool) -> None:
+        loops = _loops(self._chain)
+        loops.forward(u, y, state.rows, self._weights(u.dtype), _nones(len(self.state_names)), tapes, taped)
+
+    def _advance(self, u: NDArray[Any], state: State, y: NDArray[Any]) -> None:
+        self._run(u, state, y, self._tapes(1, 1, u.dtype), False)
+
+    def _record(self, u: NDArray[Any], state: State) -> tuple[NDArray[Any], Any]:
+        y = np.empty((*u.shape[:2], self.n_units), u.dtype)
+        tapes = self._tapes(*u.shape[:2], u.dtype)
+        self._run(u, state, y, tapes, True)
+        return y, (u, tapes)
+
+    def _adjoint(
+        self, memory: Any, dy: NDArray[Any], dx: NDArray[Any]
+    ) -> tuple[NDArray[Any], NDArray[Any], dict[str, NDArray[Any]]]:
+        u, tapes = memory
+        n, n_params, dtype = self.n_units, len(self.unit_params), u.dtype
+        gates = tuple(
+            (np.empty_like(a), np.empty_like(r), np.empty((*u.shape[:2], n_params * n), dtype)) for _, a, r in tapes
+        )
+        dx = np.ascontiguousarray(dx, dtype).copy()
+        weights, names = self._weights(dtype), _nones(len(self.state_names))
+        _loops(self._chain).backward(np.ascontiguousarray(dy), dx, weights, names, tapes, gates)
+        # what remains are matrix products over all frames at once
+        da = np.concatenate([g[0] for g in gates], axis=-1).reshape(-1, self._gates * n)
+        dr = np.concatenate([g[1] for g in gates], axis=-1).reshape(-1, self._gates * n)
+        mixed = np.concatenate(
+            [np.tile(x[..., :n], stage.n_gates) for (x, _, _), stage in zip(tapes, self._chain, strict=True)], axis=-1
+        ).reshape(-1, self._gates * n)
+        if self.U.ndim == 1:
+            dU = np.sum(dr * mixed, axis=0)
+        else:
+            blocks = [dr[:, i : i + n].T @ mixed[:, i : i + n] for i in range(0, self._gates * n, n)]
+            dU = np.concatenate(blocks)
+        free = self._own[self._recurrence.param]
+        params = {
+            "W": da.T @ u.reshape(-1, self.n_inputs),
+            self._recurrence.param: self._recurrence.adjoint(free, n, dU),
+            "b": da.sum(axis=0),
+        }
+        if self.recurrent_bias:
+            params["b_rec"] = dr.sum(axis=0)
+        dp = sum(g[2].sum(axis=(0, 1)) for g in gates)
+        params.update({name: dp[i * n : (i + 1) * n] for i, name in enumerate(self.unit_params)})
+        du = (da @ self._own["W"].astype(dtype)).reshape(u.shape)
+        return du, dx, params
+
+    def jacobians(self, u: NDArray[Any], state: State) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Analytic Jacobians of the new state by the old one and by the input, at every frame of a trajectory.
+
+        Parameters
+        ----------
+        u : ndarray, shape (n_frames, n_inputs)
+        state : State
+            One voice.
+
+        Returns
+        -------
+        J : ndarray, shape (n_frames, n_states, n_states)
+        B : ndarray, shape (n_frames, n_states, n_inputs)
+        """
+        start = self.rest_state((1,))
+        start.assign(state)
+        _, (_, tapes) = self._record(np.asarray(u, np.float64)[None], start)
+        J = B = np.zeros(0)
+        for place, (stage, w, tape) in enumerate(zip(self._chain, self._weights(np.dtype(np.float64)), tapes, strict=True)):
+            through, into = self._local(stage, w, *(part[0] for part in tape))
+            J, B = (through @ J, into + through @ B) if place else (through, into)
+        return J, B
+
+    def _local(
+        self, stage: Stage, w: _Weights, x: NDArray[Any], a: NDArray[Any], r: NDArray[Any]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Jacobians of one stage's outcome by what enters it and by the input, for all frames."""
+        n, n_frames = self.n_units, len(x)
+        n_in = x.shape[1] // n
+        through = np.zeros((n_frames, stage.n_out * n, n_in * n))
+        into = np.zeros((n_frames, stage.n_out * n, self.n_inputs))
+        U = w.U.reshape(stage.n_gates, n, -1) if w.U.ndim == 2 else np.einsum("gi,ij->gij", w.U.reshape(-1, n), np.eye(n))
+        W = w.W.reshape(stage.n_gates, n, -1)
+        ones, diagonal = np.ones((n_frames, n)), np.arange(n)
+        s, gate_a, gate_r = (np.split(m, k, axis=1) for m, k in ((x, n_in), (a, stage.n_gates), (r, stage.n_gates)))
+        for k in range(stage.n_out):
+            seed = tuple(ones * (i == k) for i in range(stage.n_out))
+            da, dr, ds, _ = stage.adjoint(tuple(gate_a), tuple(gate_r), tuple(s), w.p, seed)
+            part = slice(k * n, (k + 1) * n)
+            for j in range(n_in):
+                through[:, k * n + diagonal, j * n + diagonal] += ds[j] * ones
+            for g in range(stage.n_gates):
+                through[:, part, :n] += (dr[g] * ones)[:, :, None] * U[g]
+                into[:, part] += (da[g] * ones)[:, :, None] * W[g]
+        return through, into
+
+    def _linearize(self, state: State, u: NDArray[Any]) -> DelayStateSpace:
+        (J,), (B,) = self.jacobians(u[None], state)
+        return StateSpace(J, B, J[: self.n_units], B[: self.n_units], sample_rate=self.sample_rate)
+
+
+def _count(config: Mapping[str, Any], name: str) -> int:
+    value = config[name]
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+        raise ParameterError(f"{name}={value!r} must be a whole number, at least 1")
+    return int(value)
+
+
+def _nones(n: int) -> tuple[None, ...]:
+    return (None,) * n

@@ -1,0 +1,582 @@
+"""What a filter is: parameters that never change, a state apart from them, and one interface for all."""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+from rnndsp.errors import NonFiniteError, ParameterError
+from rnndsp.state import Field, State
+
+if TYPE_CHECKING:
+    from rnndsp.composition import Parallel, Series
+    from rnndsp.stability import StabilityReport
+    from rnndsp.statespace import DelayStateSpace
+    from rnndsp.stream import Stream
+
+__all__ = ["Control", "Filter", "Gradient", "Tape"]
+
+Controls = Mapping[str, ArrayLike]
+
+
+@dataclass(frozen=True)
+class Control:
+    """A knob: an input that a player turns, held constant or ramped while the signal flows.
+
+    Attributes
+    ----------
+    name : str
+        Its key in ``stream.controls``; a unit stands at the end of the name (``cutoff_hz``).
+    default, low, high : float
+        Value where none is given, and the closed range of allowed values.
+    """
+
+    name: str
+    default: float
+    low: float = -np.inf
+    high: float = np.inf
+
+    def check(self, value: ArrayLike) -> NDArray[np.float64]:
+        """The value as an array, or a :class:`ParameterError` where it leaves the range."""
+        array = np.asarray(value, np.float64)
+        if not (array.size and np.all((array >= self.low) & (array <= self.high))):
+            raise ParameterError(f"control {self.name}={value!r} must lie within [{self.low:g}, {self.high:g}]")
+        return array
+
+
+@dataclass(frozen=True)
+class Gradient:
+    """Derivatives of a scalar loss: with respect to the input, the initial state (flat) and every parameter."""
+
+    u: NDArray[Any]
+    state: NDArray[Any]
+    params: dict[str, NDArray[Any]]
+
+
+class Tape:
+    """A forward pass that remembers what its adjoint needs.
+
+    Attributes
+    ----------
+    y : ndarray
+        The output, equal to the bit to that of :meth:`Filter.run`.
+    state : State
+        The state after the last sample.
+    """
+
+    def __init__(self, filt: Filter, y: NDArray[Any], state: State, memory: Any, shape: tuple[int, ...]) -> None:
+        self.y = y
+        self.state = state
+        self._filter = filt
+        self._memory = memory
+        self._input_shape = shape
+
+    def adjoint(self, dy: ArrayLike, dstate: ArrayLike | None = None) -> Gradient:
+        """Back-propagate through time.
+
+        Parameters
+        ----------
+        dy : array, shape of ``y``
+            Derivative of the loss with respect to every output sample.
+        dstate : array, shape (..., n_states), optional
+            Derivative with respect to the final state, in the order of :meth:`State.ravel`.
+
+        Returns
+        -------
+        Gradient
+        """
+        dy = np.ascontiguousarray(dy, self.y.dtype)
+        if dy.shape != self.y.shape:
+            raise ParameterError(f"{dy.shape=} must equal the shape of the output, {self.y.shape}")
+        n_voices = int(np.prod(self.state.vector.shape[:-1], dtype=np.int64))
+        n_states, lead = self.state.size, self.state.vector.shape[:-1]
+        dx = np.zeros((n_voices, n_states), self.y.dtype)
+        if dstate is not None:
+            dstate = np.asarray(dstate, self.y.dtype)
+            if dstate.shape != (*lead, n_states):
+                raise ParameterError(f"{dstate.shape=} must be that of state.ravel(), {(*lead, n_states)}")
+            dx[...] = dstate.reshape(n_voices, n_states)
+        n_outputs = self._filter.n_outputs
+        du, dx, params = self._filter._adjoint(self._memory, dy.reshape(n_voices, -1, n_outputs), dx)
+        du = du[..., : self._filter.n_inputs].reshape(self._input_shape)
+        return Gradient(du, dx.reshape(*lead, n_states), params)
+
+
+class Filter(ABC):
+    """A causal system with a state: ``x[t] = f(x[t-1], u[t])``, ``y[t] = g(x[t], u[t])``.
+
+    A filter is an immutable value: a class, a ``config`` of plain values, ``params`` (arrays) and, in compositions,
+    ``children``. Those four say everything; saving, loading, comparing and ``replace`` work on them alone.
+
+    Signals have time before channels, ``(..., n_frames, n_channels)``, leading axes being independent voices; a 1-D array is
+    one channel. float32 in gives float32 out, float64 gives float64.
+
+    Attributes
+    ----------
+    n_inputs, n_outputs, n_states : int
+    latency : int
+        Delay of the output against the input that the filter is not meant for, in samples.
+    sample_rate : float or None
+        In Hz, where the filter only makes sense at one; a signal at another rate is refused.
+    controls : tuple of Control
+        Knobs, those of the children included.
+    params : mapping of str to read-only ndarray
+    """
+
+    registry: ClassVar[dict[str, type[Filter]]] = {}
+
+    config: Mapping[str, Any]
+    children: tuple[Filter, ...]
+    sample_rate: float | None
+    n_inputs: int
+    n_outputs: int
+    latency: int = 0
+    is_linear: bool = False
+    fields: tuple[Field, ...] = ()
+    controls: tuple[Control, ...] = ()
+
+    # ---- construction: one way in, for constructors, replace() and files alike
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        Filter.registry[cls.registered_name()] = cls
+
+    @classmethod
+    def registered_name(cls) -> str:
+        """Name in saved files: the bare one for our own classes, ``module.Class`` for a user's."""
+        ours = cls.__module__.partition(".")[0] == "rnndsp"
+        return cls.__qualname__ if ours else f"{cls.__module__}.{cls.__qualname__}"
+
+    def __init__(
+        self,
+        config: Mapping[str, Any],
+        params: Mapping[str, ArrayLike],
+        children: Sequence[Filter] = (),
+        sample_rate: float | None = None,
+    ) -> None:
+        put = self.__dict__.__setitem__
+        rates = {float(f.sample_rate) for f in children if f.sample_rate is not None}
+        if sample_rate is not None:
+            if not (np.isscalar(sample_rate) and 0 < float(sample_rate) < np.inf):
+                raise ParameterError(f"{sample_rate=} must be a positive number of Hz, or None")
+            rates.add(float(sample_rate))
+        if len(rates) > 1:
+            raise ParameterError(f"sample rates differ: {sorted(rates)} Hz; build all parts for the same one")
+        put("sample_rate", rates.pop() if rates else None)
+        put("config", MappingProxyType(dict(config)))
+        put("children", tuple(children))
+        put("_own", {name: _parameter(name, value) for name, value in params.items()})
+        put("_cache", {})
+        put("_sealed", False)
+        self._setup()
+        expected = self._shapes()
+        if set(expected) != set(self._own):
+            missing, extra = sorted(set(expected) - set(self._own)), sorted(set(self._own) - set(expected))
+            raise ParameterError(f"{type(self).__name__}: parameters missing {missing}, unknown {extra}")
+        for name, shape in expected.items():
+            if self._own[name].shape != tuple(shape):
+                raise ParameterError(
+                    f"{type(self).__name__}: {name} has shape {self._own[name].shape}, must have {tuple(shape)}"
+                )
+        put("controls", (*self.controls, *(c for child in children for c in child.controls)))
+        names = [control.name for control in self.controls]
+        if len(set(names)) < len(names):
+            raise ParameterError(f"two parts have a control of the same name: {names}; rename one")
+        put("_sealed", True)
+        self._check()
+
+    @abstractmethod
+    def _setup(self) -> None:
+        """Check ``config`` and ``children`` and set ``n_inputs``, ``n_outputs``, ``fields`` and what else follows from them."""
+
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name and shape of every parameter, from the configuration alone (so that a file is checked before it is read)."""
+        return {}
+
+    def _check(self) -> None:
+        """Refuse parameters whose values, not shapes, are wrong."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if self.__dict__.get("_sealed", False):
+            raise AttributeError(f"a filter never changes: use replace({name}=...) for a changed copy")
+        self.__dict__[name] = value
+
+    @classmethod
+    def _restore(
+        cls,
+        config: Mapping[str, Any],
+        params: Mapping[str, ArrayLike],
+        children: Sequence[Filter] = (),
+        sample_rate: float | None = None,
+    ) -> Self:
+        self = cls.__new__(cls)
+        Filter.__init__(self, config, params, children, sample_rate)
+        return self
+
+    @property
+    def params(self) -> Mapping[str, NDArray[Any]]:
+        """Every array by name, read-only; those of a child are prefixed with its place, ``"0.W"``."""
+        named = dict(self._own)
+        for place, child in enumerate(self.children):
+            named.update({f"{place}.{name}": value for name, value in child.params.items()})
+        return MappingProxyType(named)
+
+    def replace(self, **changes: Any) -> Self:
+        """A copy with other parameters, ``filt.replace(b=new_b)``; ``sample_rate`` and configuration values likewise.
+
+        Parameters of children go by their prefixed names: ``filt.replace(**{"0.W": W})``.
+        """
+        known = {*self.params, *self.config, "sample_rate"}
+        unknown = sorted(set(changes) - known)
+        if unknown:
+            raise ParameterError(f"replace: unknown name {unknown}; known are {sorted(known)}")
+        children = []
+        for place, child in enumerate(self.children):
+            inside = {k.partition(".")[2]: v for k, v in changes.items() if k.startswith(f"{place}.")}
+            if "sample_rate" in changes and child.sample_rate is not None:
+                inside["sample_rate"] = changes["sample_rate"]
+            children.append(child.replace(**inside) if inside else child)
+        return self._restore(
+            {name: changes.get(name, value) for name, value in self.config.items()},
+            {name: changes.get(name, value) for name, value in self._own.items()},
+            children,
+            changes.get("sample_rate", self.sample_rate),
+        )
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Filter):
+            return NotImplemented
+        return (
+            type(self) is type(other)
+            and self.config == other.config
+            and self.sample_rate == other.sample_rate
+            and self.children == other.children
+            and self._own.keys() == other._own.keys()
+            and all(np.array_equal(value, other._own[name]) for name, value in self._own.items())
+        )
+
+    def __hash__(self) -> int:
+        return hash((type(self).__name__, *(value.tobytes() for value in self._own.values()), self.children))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self)._restore, (dict(self.config), dict(self._own), self.children, self.sample_rate)
+
+    def __repr__(self) -> str:
+        parts = [f"{k}={v!r}" for k, v in self.config.items()] + [repr(child) for child in self.children]
+        if self.sample_rate is not None:
+            parts.append(f"sample_rate={self.sample_rate:g}")
+        return f"{type(self).__name__}({', '.join(parts)})"
+
+    # ---- what a concrete filter provides: signals are (voices, frames, inputs + controls), states change in place
+
+    @abstractmethod
+    def _advance(self, u: NDArray[Any], state: State, y: NDArray[Any]) -> None:
+        """Filter a block: write ``y``, move ``state`` on, ``state.index`` apart."""
+
+    @abstractmethod
+    def _record(self, u: NDArray[Any], state: State) -> tuple[NDArray[Any], Any]:
+        """:meth:`_advance` that returns the output and what :meth:`_adjoint` needs."""
+
+    @abstractmethod
+    def _adjoint(
+        self, memory: Any, dy: NDArray[Any], dx: NDArray[Any]
+    ) -> tuple[NDArray[Any], NDArray[Any], dict[str, NDArray[Any]]]:
+        """Derivatives of input (controls included), initial state (flat) and parameters, from those of output and final state."""
+
+    @abstractmethod
+    def _linearize(self, state: State, u: NDArray[Any]) -> DelayStateSpace:
+        """Small-signal filter about a state without voices and one input frame (controls included)."""
+
+    def _state_dtype(self, dtype: np.dtype[Any]) -> np.dtype[Any]:
+        """The dtype to compute in for a signal of ``dtype``."""
+        return dtype
+
+    def _rest(self, vector: NDArray[Any]) -> None:
+        """Write the own fields' values at rest; zero unless a filter says otherwise."""
+        vector[...] = 0
+
+    def _process(self, u: NDArray[Any], state: State, y: NDArray[Any]) -> None:
+        self._advance(u, state, y)
+        state.index += u.shape[1]
+
+    def _tape(self, u: NDArray[Any], state: State) -> tuple[NDArray[Any], Any]:
+        y, memory = self._record(u, state)
+        state.index += u.shape[1]
+        return y, memory
+
+    def _derived(self, key: Any, make: Callable[[], Any]) -> Any:
+        """Private arrays for the kernels, computed once."""
+        if key not in self._cache:
+            self._cache[key] = make()
+        return self._cache[key]
+
+    # ---- the interface
+
+    @property
+    def n_states(self) -> int:
+        """How many numbers one voice remembers."""
+        return sum(field.size for field in self.fields) + sum(child.n_states for child in self.children)
+
+    def rest_state(self, voices: tuple[int, ...] = (), dtype: DTypeLike = np.float64) -> State:
+        """The documented initial state, for ``voices`` independent voices."""
+        own = np.empty((*voices, sum(field.size for field in self.fields)), self._state_dtype(np.dtype(dtype)))
+        self._rest(own)
+        return State(own, self.fields, tuple(child.rest_state(voices, dtype) for child in self.children))
+
+    def __call__(self, u: ArrayLike, *, controls: Controls | None = None, sample_rate: float | None = None) -> NDArray[Any]:
+        """Filter a whole signal from rest. Parameters as in :meth:`run`."""
+        return self.run(u, controls=controls, sample_rate=sample_rate)[0]
+
+    def run(
+        self,
+        u: ArrayLike,
+        state: State | None = None,
+        *,
+        controls: Controls | None = None,
+        sample_rate: float | None = None,
+    ) -> tuple[NDArray[Any], State]:
+        """Filter a signal, or a piece of one, from a state to a state.
+
+        Parameters
+        ----------
+        u : array, shape (..., n_frames, n_inputs), or (n_frames,) for one input; float32 or float64
+        state : State, optional
+            Where to start; the state of rest when absent. It is not changed.
+        controls : mapping of str to float or array of n_frames, optional
+            Values of the filter's controls, their defaults when absent.
+        sample_rate : float, optional
+            That of the signal in Hz; an error when it differs from the filter's.
+
+        Returns
+        -------
+        y : ndarray, shape (..., n_frames, n_outputs)
+            1-D where ``u`` is and the filter has one output. Cutting a signal into pieces does not change a bit of it.
+        state : State
+
+        Raises
+        ------
+        ParameterError
+            Wrong shape, dtype, sample rate or control.
+        NonFiniteError
+            NaN or infinity in the input, or the filter blew up.
+        """
+        signal, lead, flat = self._accept(u, controls, sample_rate)
+        state = self._start(state, lead, signal.dtype)
+        y = np.empty((*signal.shape[:2], self.n_outputs), signal.dtype)
+        require_finite(signal, "input", state.index)
+        with np.errstate(all="ignore"):
+            self._process(signal, state, y)
+        require_finite(y, "output", state.index - signal.shape[1])
+        return self._release(y, lead, flat), state
+
+    def tape(
+        self,
+        u: ArrayLike,
+        state: State | None = None,
+        *,
+        controls: Controls | None = None,
+        sample_rate: float | None = None,
+    ) -> Tape:
+        """Like :meth:`run`, keeping what back-propagation through time needs: ``tape.adjoint(dy)`` gives the gradients."""
+        signal, lead, flat = self._accept(u, controls, sample_rate)
+        state = self._start(state, lead, signal.dtype)
+        require_finite(signal, "input", state.index)
+        y, memory = self._tape(signal, state)
+        require_finite(y, "output", state.index - signal.shape[1])
+        return Tape(self, self._release(y, lead, flat), state, memory, np.shape(u))
+
+    def stream(
+        self,
+        *,
+        voices: tuple[int, ...] = (),
+        dtype: DTypeLike = np.float32,
+        sample_rate: float | None = None,
+        ramp_s: float = 0.02,
+        on_nonfinite: str = "raise",
+    ) -> Stream:
+        """A running voice (or several): ``stream.process(block)``, see :class:`rnndsp.Stream`."""
+        from rnndsp.stream import Stream
+
+        return Stream(
+            self, voices=voices, dtype=dtype, sample_rate=sample_rate, ramp_s=ramp_s, on_nonfinite=on_nonfinite
+        )
+
+    def linearize(
+        self, state: State | None = None, u: ArrayLike | None = None, *, controls: Controls | None = None
+    ) -> DelayStateSpace:
+        """The small-signal filter about an operating point, from analytic Jacobians.
+
+        Parameters
+        ----------
+        state : State, optional
+            One voice; the state of rest when absent.
+        u : array, shape (n_inputs,), optional
+            The input frame that arrives in that state; silence when absent.
+        controls : mapping of str to float, optional
+
+        Returns
+        -------
+        StateSpace or DelayStateSpace
+            Its states are those of ``state.ravel()``. A cell reads its new state, y = g(x+, u), so C = C_g J and D = D_g + C_g B.
+        """
+        frame = np.zeros(self.n_inputs) if u is None else np.atleast_1d(np.asarray(u, np.float64))
+        if frame.shape != (self.n_inputs,):
+            raise ParameterError(f"{frame.shape=}: the input frame must have shape ({self.n_inputs},)")
+        here = self.rest_state()
+        if state is not None:
+            if state.shapes != here.shapes:
+                raise ParameterError(f"linearize takes one voice of a state of this filter, {here!r}, not {state!r}")
+            here.assign(state)
+        return self._linearize(here, self._extend(frame[None, None, :], controls)[0, 0])
+
+    def poles(
+        self, state: State | None = None, u: ArrayLike | None = None, *, controls: Controls | None = None
+    ) -> NDArray[np.complex128]:
+        """Poles of the filter, of its small-signal filter about an operating point when it is not linear."""
+        from rnndsp import stability
+
+        return stability.poles(self, state, u, controls=controls)
+
+    def spectral_radius(
+        self, state: State | None = None, u: ArrayLike | None = None, *, controls: Controls | None = None
+    ) -> float:
+        """Largest magnitude of the poles. Below one: decays near that operating point, which for a cell is no global proof."""
+        from rnndsp import stability
+
+        return stability.spectral_radius(self, state, u, controls=controls)
+
+    def stability(self, *, controls: Controls | None = None) -> StabilityReport:
+        """One verdict for each stability property, with its hypotheses: see :func:`rnndsp.stability.report`."""
+        from rnndsp import stability
+
+        return stability.report(self, controls=controls)
+
+    def save(self, path: str | os.PathLike[str], *, force: bool = False) -> None:
+        """Write the filter to one file that :func:`rnndsp.load` reads back, equal to the bit."""
+        from rnndsp import formats
+
+        formats.save(self, path, force=force)
+
+    def __rshift__(self, other: Filter) -> Series:
+        """``a >> b``: a, then b."""
+        from rnndsp.composition import Series
+
+        return Series(self, other)
+
+    def __add__(self, other: Filter) -> Parallel:
+        """``a + b``: both on the same input, outputs summed, latencies aligned."""
+        from rnndsp.composition import Parallel
+
+        return Parallel(self, other)
+
+    # ---- the one gate between public arrays and kernels
+
+    def _accept(
+        self, u: ArrayLike, controls: Controls | None, sample_rate: float | None
+    ) -> tuple[NDArray[Any], tuple[int, ...], bool]:
+        signal = np.asarray(u)
+        self.check_rate(sample_rate)
+        if signal.dtype not in (np.float32, np.float64):
+            raise ParameterError(
+                f"signal of dtype {signal.dtype}: filters take float32 or float64; scale integer audio first, "
+                "e.g. (x / 32768).astype('float32') for 16 bits"
+            )
+        flat = signal.ndim == 1
+        if signal.ndim == 0:
+            raise ParameterError("the signal is a single number; give an array of shape (n_frames, n_channels)")
+        if flat and self.n_inputs == 1:
+            signal = signal[:, None]
+        if signal.ndim < 2 or signal.shape[-1] != self.n_inputs:
+            raise ParameterError(_shape_advice(signal.shape, self.n_inputs))
+        lead = signal.shape[:-2]
+        signal = signal.reshape(-1, *signal.shape[-2:]) if signal.size else np.zeros(_voices(signal.shape), signal.dtype)
+        return self._extend(signal, controls), lead, flat
+
+    def _extend(self, signal: NDArray[Any], controls: Controls | None) -> NDArray[Any]:
+        """Append the controls as further input channels."""
+        given = dict(controls or {})
+        if not self.controls and not given:
+            return np.ascontiguousarray(signal)
+        n_voices, n_frames = signal.shape[:2]
+        full = np.empty((n_voices, n_frames, self.n_inputs + len(self.controls)), signal.dtype)
+        full[..., : self.n_inputs] = signal
+        for place, control in enumerate(self.controls, self.n_inputs):
+            value = control.check(given.pop(control.name, control.default))
+            if value.ndim and value.shape != (n_frames,):
+                raise ParameterError(f"control {control.name} of shape {value.shape}: a number, or one a frame ({n_frames})")
+            full[..., place] = value
+        if given:
+            raise ParameterError(f"unknown controls {sorted(given)}; this filter has {[c.name for c in self.controls]}")
+        return full
+
+    def _start(self, state: State | None, lead: tuple[int, ...], dtype: np.dtype[Any]) -> State:
+        fresh = self.rest_state(lead, dtype)
+        if state is None:
+            return fresh
+        if state.layout != fresh.layout:
+            raise ParameterError(
+                f"the state does not fit: it has {state!r} of {state.vector.dtype}, this filter and signal need {fresh!r} of "
+                f"{fresh.vector.dtype}; start from filt.rest_state(voices, dtype)"
+            )
+        return state.copy()
+
+    def _release(self, y: NDArray[Any], lead: tuple[int, ...], flat: bool) -> NDArray[Any]:
+        return y.reshape(-1) if flat and self.n_outputs == 1 else y.reshape(*lead, *y.shape[1:])
+
+    def check_rate(self, sample_rate: float | None) -> None:
+        """Raise :class:`ParameterError` when a signal at ``sample_rate`` is not for this filter."""
+        if sample_rate is not None and self.sample_rate is not None and float(sample_rate) != self.sample_rate:
+            raise ParameterError(
+                f"{sample_rate=} Hz, but the filter is made for {self.sample_rate:g} Hz; resample the signal, or rebuild the "
+                "filter for its rate"
+            )
+
+
+def require_finite(signal: NDArray[Any], what: str, index: int) -> None:
+    """Raise :class:`NonFiniteError` that names the first bad sample of (voices, frames, channels)."""
+    if np.isfinite(signal).all():
+        return
+    voice, frame, channel = np.argwhere(~np.isfinite(signal))[np.argmin(np.nonzero(~np.isfinite(signal))[1])]
+    remedy = (
+        "clean the signal, or stream with on_nonfinite='reset' or 'hold'"
+        if what == "input"
+        else "the filter blew up: see filt.stability()"
+    )
+    raise NonFiniteError(
+        f"{what} is {signal[voice, frame, channel]} at sample {index + frame}, channel {channel}, voice {voice}; {remedy}"
+    )
+
+
+def _parameter(name: str, value: ArrayLike) -> NDArray[Any]:
+    array = np.asarray(value)
+    if array.dtype not in (np.float32, np.float64):
+        if not (np.issubdtype(array.dtype, np.integer) or np.issubdtype(array.dtype, np.bool_)):
+            raise ParameterError(f"parameter {name} has dtype {array.dtype}; give real numbers")
+        array = array.astype(np.float64)
+    if not np.isfinite(array).all():
+        raise ParameterError(f"parameter {name} holds NaN or infinity")
+    array = array.copy()
+    array.flags.writeable = False
+    return array
+
+
+def _voices(shape: tuple[int, ...]) -> tuple[int, int, int]:
+    return int(np.prod(shape[:-2], dtype=np.int64)), shape[-2], shape[-1]
+
+
+def _shape_advice(shape: tuple[int, ...], n_inputs: int) -> str:
+    said = f"signal of shape {shape}, but the filter has {n_inputs} input{'s' * (n_inputs > 1)}: "
+    if len(shape) >= 2 and shape[-2] == n_inputs:
+        return said + "time comes before channels, (..., n_frames, n_channels); librosa's (channels, n) needs a transpose, u.T"
+    if len(shape) >= 2 and n_inputs == 1 and shape[-2] < shape[-1]:
+        return said + "in librosa's (channels, n), run one voice a channel with filt(u[..., None])"
+    if len(shape) >= 2 and n_inputs == 1:
+        return said + "to run one voice a channel, make channels the leading axis: filt(np.moveaxis(u, -1, 0)[..., None])"
+    return said + f"give (..., n_frames, {n_inputs})"

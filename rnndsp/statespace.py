@@ -1,0 +1,377 @@
+"""Linear state space, with delays of one sample or of many: what every filter linearises to, and its algebra."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from rnndsp._jit import kernel
+from rnndsp._mixing import accumulate
+from rnndsp.activations import flush
+from rnndsp.errors import ParameterError
+from rnndsp.filter import Filter
+from rnndsp.state import Field, State
+
+__all__ = ["DelayStateSpace", "StateSpace", "delay", "feedback", "gain", "parallel", "series"]
+
+# The largest expanded state for which a dense matrix is formed.
+DENSE_LIMIT = 4000
+
+
+@kernel
+def _forward(u: Any, y: Any, lines: Any, index: Any, delays: Any, matrices: Any, tape: Any) -> None:
+    at, bt, ct, dt = matrices
+    n = delays.size
+    taped = tape.shape[1] > 0
+    position = np.empty(n, np.int64)
+    start = np.empty(n, np.int64)
+    d = np.empty(n, lines.dtype)
+    v = np.empty(n, lines.dtype)
+    frame = np.empty(u.shape[2], lines.dtype)
+    out = np.empty(y.shape[2], lines.dtype)
+    for voice in range(u.shape[0]):
+        line = lines[voice]
+        first = 0
+        for i in range(n):
+            start[i] = first
+            position[i] = index % delays[i]
+            first += delays[i]
+        for t in range(u.shape[1]):
+            for i in range(frame.size):
+                frame[i] = u[voice, t, i]
+            for i in range(n):
+                d[i] = line[start[i] + position[i]]
+                v[i] = 0
+            if taped:
+                for i in range(n):
+                    tape[voice, t, i] = d[i]
+            out[:] = 0
+            accumulate(v, at, d)
+            accumulate(v, bt, frame)
+            accumulate(out, ct, d)
+            accumulate(out, dt, frame)
+            for i in range(n):
+                line[start[i] + position[i]] = flush(v[i])
+                position[i] += 1
+                if position[i] == delays[i]:
+                    position[i] = 0
+            for i in range(out.size):
+                y[voice, t, i] = flush(out[i])
+
+
+@kernel
+def _backward(dy: Any, du: Any, dd: Any, dv: Any, final: Any, delays: Any, matrices: Any) -> None:
+    """``dd[t]`` is the derivative by what the lines gave at t, ``dv[t]`` by what they were fed; a delay's adjoint is an advance."""
+    a, b, c, d = matrices
+    n, n_frames = delays.size, dy.shape[1]
+    for voice in range(dy.shape[0]):
+        for t in range(n_frames - 1, -1, -1):
+            first = 0
+            for i in range(n):
+                ahead = t + delays[i]
+                # what is still inside a line at the end is the final state's business
+                dv[voice, t, i] = dd[voice, ahead, i] if ahead < n_frames else final[voice, first + ahead - n_frames]
+                first += delays[i]
+            for i in range(n):
+                dd[voice, t, i] = 0
+            for i in range(du.shape[2]):
+                du[voice, t, i] = 0
+            accumulate(dd[voice, t], a, dv[voice, t])
+            accumulate(dd[voice, t], c, dy[voice, t])
+            accumulate(du[voice, t], b, dv[voice, t])
+            accumulate(du[voice, t], d, dy[voice, t])
+
+
+class DelayStateSpace(Filter):
+    r"""Linear network of delay lines.
+
+    .. math:: d_i[t] = v_i[t - m_i], \qquad v[t] = A\,d[t] + B\,u[t], \qquad y[t] = C\,d[t] + D\,u[t]
+
+    With every :math:`m_i = 1` this is ordinary state space, scipy's: ``x[t+1] = A x[t] + B u[t]``, ``y[t] = C x[t] + D u[t]``.
+    A feedback delay network has long lines; no matrix of their total length is formed.
+
+    Parameters
+    ----------
+    A, B, C, D : array, shapes (n, n), (n, n_inputs), (n_outputs, n), (n_outputs, n_inputs)
+    delays : sequence of n ints
+        Lengths m_i of the lines in samples, at least 1.
+    sample_rate : float, optional
+        Hz.
+
+    Notes
+    -----
+    *State*: field ``lines``, the n delay lines one after the other, ``sum(delays)`` numbers; zero at rest. Computed in float64
+    whatever the signal's dtype, as float32 coefficients move poles near z = 1.
+
+    *Stability*: bounded-input bounded-output if all roots of det(diag(z^m_i) - A) lie within the unit circle, and only then if no
+    mode is hidden from input or output.
+
+    Raises
+    ------
+    ParameterError
+        Shapes that do not fit, delays that are not whole numbers of at least 1.
+
+    References
+    ----------
+    D. Rocchesso, J. O. Smith (1997), "Circulant and elliptic feedback delay networks for artificial reverberation".
+    """
+
+    is_linear = True
+
+    def __init__(
+        self,
+        A: ArrayLike,
+        B: ArrayLike,
+        C: ArrayLike,
+        D: ArrayLike,
+        delays: Sequence[int] | NDArray[np.integer[Any]],
+        *,
+        sample_rate: float | None = None,
+    ) -> None:
+        matrices = {name: np.asarray(value) for name, value in zip("ABCD", (A, B, C, D), strict=True)}
+        super().__init__(_space_config(matrices, delays), matrices, sample_rate=sample_rate)
+
+    def _setup(self) -> None:
+        delays = self.config["delays"]
+        if not all(isinstance(m, int) and m >= 1 for m in delays):
+            raise ParameterError(f"{delays=}: every delay must be a whole number of samples, at least 1")
+        self.n_inputs, self.n_outputs = int(self.config["n_inputs"]), int(self.config["n_outputs"])
+        self.delays = np.array(delays, np.int64)
+        self.fields = (Field("lines", (sum(delays),), tuple(delays)),)
+
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
+        n, k, p = self.delays.size, self.n_inputs, self.n_outputs
+        return {"A": (n, n), "B": (n, k), "C": (p, n), "D": (p, k)}
+
+    @property
+    def A(self) -> NDArray[Any]:
+        return self.params["A"]
+
+    @property
+    def B(self) -> NDArray[Any]:
+        return self.params["B"]
+
+    @property
+    def C(self) -> NDArray[Any]:
+        return self.params["C"]
+
+    @property
+    def D(self) -> NDArray[Any]:
+        return self.params["D"]
+
+    def _state_dtype(self, dtype: np.dtype[Any]) -> np.dtype[Any]:
+        return np.dtype(np.float64)
+
+    def _matrices(self, *, transposed: bool) -> tuple[NDArray[Any], ...]:
+        def make() -> tuple[NDArray[Any], ...]:
+            own = (self._own[name].astype(np.float64) for name in "ABCD")
+            return tuple(np.ascontiguousarray(m.T if transposed else m) for m in own)
+
+        matrices: tuple[NDArray[Any], ...] = self._derived(("matrices", transposed), make)
+        return matrices
+
+    def _advance(self, u: NDArray[Any], state: State, y: NDArray[Any]) -> None:
+        nothing = np.empty((u.shape[0], 0, 0))
+        _forward(u, y, state.rows, state.index, self.delays, self._matrices(transposed=True), nothing)
+
+    def _record(self, u: NDArray[Any], state: State) -> tuple[NDArray[Any], Any]:
+        y = np.empty((*u.shape[:2], self.n_outputs), u.dtype)
+        d = np.empty((*u.shape[:2], self.delays.size))
+        _forward(u, y, state.rows, state.index, self.delays, self._matrices(transposed=True), d)
+        return y, (u, d)
+
+    def _adjoint(
+        self, memory: Any, dy: NDArray[Any], dx: NDArray[Any]
+    ) -> tuple[NDArray[Any], NDArray[Any], dict[str, NDArray[Any]]]:
+        u, d = memory
+        n_frames = u.shape[1]
+        dy64, final = dy.astype(np.float64), dx.astype(np.float64)
+        du, dd, dv = np.empty(u.shape), np.empty(d.shape), np.empty(d.shape)
+        _backward(dy64, du, dd, dv, final, self.delays, self._matrices(transposed=False))
+        initial = np.zeros_like(final)
+        first = 0
+        for i, m in enumerate(self.delays):
+            held = min(int(m), n_frames)
+            initial[:, first : first + held] = dd[:, :held, i]
+            # what has not come out by the end is still there, nearer to the exit
+            initial[:, first + held : first + m] = final[:, first : first + m - held]
+            first += m
+        outer = "vti,vtj->ij"
+        params = {
+            "A": np.einsum(outer, dv, d),
+            "B": np.einsum(outer, dv, u),
+            "C": np.einsum(outer, dy64, d),
+            "D": np.einsum(outer, dy64, u),
+        }
+        return du.astype(u.dtype), initial.astype(dx.dtype), params
+
+    def _linearize(self, state: State, u: NDArray[Any]) -> DelayStateSpace:
+        matrices = (self._own[name].astype(np.float64) for name in "ABCD")
+        return space(*matrices, self.delays, sample_rate=self.sample_rate)
+
+    def expand(self) -> StateSpace:
+        """The same filter with one state a delayed sample: ordinary, dense state space, in the order of ``state.ravel()``.
+
+        Raises
+        ------
+        ParameterError
+            More than 4000 states: ask ``poles``, ``frequency_response`` instead, which never form that matrix.
+        """
+        total = int(self.delays.sum())
+        if total > DENSE_LIMIT:
+            raise ParameterError(f"expanding {total} states would take a matrix of {8 * total**2 / 1e6:.0f} MB")
+        stop = np.cumsum(self.delays)
+        first, last = stop - self.delays, stop - 1
+        A = np.zeros((total, total))
+        A[np.arange(total - 1), np.arange(1, total)] = 1
+        A[last, :] = 0
+        A[np.ix_(last, first)] = self.A
+        B, C = np.zeros((total, self.n_inputs)), np.zeros((self.n_outputs, total))
+        B[last], C[:, first] = self.B, self.C
+        return StateSpace(A, B, C, self.D, sample_rate=self.sample_rate)
+
+    def frequency_response(self, w: ArrayLike) -> NDArray[np.complex128]:
+        """H(e^{jw}) = D + C (diag(z^m) - A)^-1 B for angles ``w`` in radians a sample; shape (len(w), n_outputs, n_inputs)."""
+        w = np.atleast_1d(np.asarray(w, np.float64))
+        loop = np.zeros((w.size, self.delays.size, self.delays.size), np.complex128)
+        np.einsum("wii->wi", loop)[...] = np.exp(1j * w[:, None] * self.delays)
+        inside = np.linalg.solve(loop - self.A, np.broadcast_to(self.B, (w.size, *self.B.shape)).astype(np.complex128))
+        response: NDArray[np.complex128] = self.D + self.C @ inside
+        return response
+
+
+class StateSpace(DelayStateSpace):
+    r"""Linear state space, as scipy writes it: the output reads the state *before* the update.
+
+    .. math:: x[t+1] = A\,x[t] + B\,u[t], \qquad y[t] = C\,x[t] + D\,u[t]
+
+    Parameters
+    ----------
+    A, B, C, D : array, shapes (n, n), (n, n_inputs), (n_outputs, n), (n_outputs, n_inputs)
+    sample_rate : float, optional
+        Hz.
+
+    Notes
+    -----
+    *State*: field ``lines``, the n numbers x; zero at rest. It is a :class:`DelayStateSpace` with delays of one sample.
+
+    *Stability*: x decays for zero input if and only if the spectral radius of A is below one.
+
+    References
+    ----------
+    R. E. Kalman (1960), "A new approach to linear filtering and prediction problems".
+
+    Examples
+    --------
+    >>> import scipy.signal
+    >>> lowpass = StateSpace(*scipy.signal.tf2ss([0.1], [1, -0.9]))
+    >>> lowpass([1.0, 0.0, 0.0])
+    array([0.  , 0.1 , 0.09])
+    """
+
+    def __init__(
+        self, A: ArrayLike, B: ArrayLike, C: ArrayLike, D: ArrayLike, *, sample_rate: float | None = None
+    ) -> None:
+        super().__init__(A, B, C, D, np.ones(len(np.atleast_2d(A)), np.int64), sample_rate=sample_rate)
+
+    def _setup(self) -> None:
+        if set(self.config["delays"]) - {1}:
+            raise ParameterError(f"StateSpace has delays of one sample, not {self.config['delays']}: use DelayStateSpace")
+        super()._setup()
+
+
+def _space_config(matrices: dict[str, NDArray[Any]], delays: Any) -> dict[str, Any]:
+    for name, value in matrices.items():
+        if value.ndim != 2:
+            raise ParameterError(f"{name} has shape {value.shape}: the matrices A, B, C, D are two-dimensional")
+    whole = np.asarray(delays)
+    if whole.ndim != 1 or not (np.issubdtype(whole.dtype, np.integer) or whole.size == 0):
+        raise ParameterError(f"{delays=}: give one whole number of samples a line")
+    n_outputs, n_inputs = matrices["D"].shape
+    return {"delays": tuple(int(m) for m in whole), "n_inputs": n_inputs, "n_outputs": n_outputs}
+
+
+# ---- algebra: each result's states are the operands' states in order, a loop's line first
+
+
+def space(
+    A: NDArray[Any],
+    B: NDArray[Any],
+    C: NDArray[Any],
+    D: NDArray[Any],
+    delays: NDArray[np.int64],
+    *,
+    sample_rate: float | None = None,
+) -> DelayStateSpace:
+    """A :class:`StateSpace` where all delays are one sample, else a :class:`DelayStateSpace`."""
+    if np.all(delays == 1):
+        return StateSpace(A, B, C, D, sample_rate=sample_rate)
+    return DelayStateSpace(A, B, C, D, delays, sample_rate=sample_rate)
+
+
+def gain(matrix: ArrayLike, *, sample_rate: float | None = None) -> StateSpace:
+    """A filter without memory, ``y = D u``; a number is a gain of one channel."""
+    D = np.atleast_2d(np.asarray(matrix, np.float64))
+    return StateSpace(
+        np.zeros((0, 0)), np.zeros((0, D.shape[1])), np.zeros((D.shape[0], 0)), D, sample_rate=sample_rate
+    )
+
+
+def delay(n_samples: int, n_channels: int = 1, *, sample_rate: float | None = None) -> DelayStateSpace:
+    """``y[t] = u[t - n_samples]`` on each channel."""
+    if n_samples == 0:
+        return gain(np.eye(n_channels), sample_rate=sample_rate)
+    one = np.eye(n_channels)
+    return DelayStateSpace(0 * one, one, one, 0 * one, [n_samples] * n_channels, sample_rate=sample_rate)
+
+
+def series(first: DelayStateSpace, second: DelayStateSpace) -> DelayStateSpace:
+    """``first``, then ``second``, as one linear filter."""
+    A1, B1, C1, D1 = first.A, first.B, first.C, first.D
+    A2, B2, C2, D2 = second.A, second.B, second.C, second.D
+    A = np.block([[A1, np.zeros((len(A1), len(A2)))], [B2 @ C1, A2]])
+    return space(
+        A,
+        np.vstack([B1, B2 @ D1]),
+        np.hstack([D2 @ C1, C2]),
+        D2 @ D1,
+        np.concatenate([first.delays, second.delays]),
+        sample_rate=first.sample_rate or second.sample_rate,
+    )
+
+
+def parallel(first: DelayStateSpace, second: DelayStateSpace) -> DelayStateSpace:
+    """The sum of both outputs on the same input, as one linear filter."""
+    n, m = len(first.A), len(second.A)
+    return space(
+        np.block([[first.A, np.zeros((n, m))], [np.zeros((m, n)), second.A]]),
+        np.vstack([first.B, second.B]),
+        np.hstack([first.C, second.C]),
+        first.D + second.D,
+        np.concatenate([first.delays, second.delays]),
+        sample_rate=first.sample_rate or second.sample_rate,
+    )
+
+
+def feedback(forward: DelayStateSpace, backward: DelayStateSpace, n_samples: int) -> DelayStateSpace:
+    """``y = forward(u + backward(y delayed by n_samples))`` as one linear filter; its first states are the loop's delay lines."""
+    p = forward.n_outputs
+    # open the loop at the line: (u, z) -> y with z = y[t - n]; backward reads z, forward reads u + backward(z)
+    k = forward.n_inputs
+    A1, B1, C1, D1 = forward.A, forward.B, forward.C, forward.D
+    A2, B2, C2, D2 = backward.A, backward.B, backward.C, backward.D
+    n1, n2 = len(A1), len(A2)
+    A = np.block(
+        [
+            [D1 @ D2, C1, D1 @ C2],
+            [B1 @ D2, A1, B1 @ C2],
+            [B2, np.zeros((n2, n1)), A2],
+        ]
+    )
+    B = np.vstack([D1, B1, np.zeros((n2, k))])
+    C = np.hstack([D1 @ D2, C1, D1 @ C2])
+    delays = np.concatenate([np.full(p, n_samples, np.int64), forward.delays, backward.delays])
+    return space(A, B, C, D1, delays, sample_rate=forward.sample_rate or backward.sample_rate)
