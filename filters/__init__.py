@@ -1,1 +1,5 @@
-"""The filters: one family or cell a file."""
+"""The filters: one family or cell a file. Names are loaded when they are first used."""
+
+import lazy_loader as _lazy
+
+__getattr__, __dir__, __all__ = _lazy.attach_stub(__name__, __file__)

@@ -68,13 +68,14 @@ class Elman(Cell):
     -----
     *State*: ``h`` (n_units), zero at rest.
 
-    *Stability*: with tanh the output lies within (-1, 1) whatever the weights. It forgets its initial state for every input if
-    ||D U D^-1||_2 < 1 for some diagonal D, since tanh and relu have slopes within [0, 1]; a spectral radius of U below one is not
-    enough.
+    *Stability*: with tanh the output lies within (-1, 1) whatever the weights. It forgets its initial state for every
+    input if ||D U D^-1||_2 < 1 for some diagonal D, since tanh and relu have slopes within [0, 1]; a spectral radius of
+    U below one is not enough.
 
     References
     ----------
-    J. L. Elman (1990), "Finding structure in time". S. Li et al. (2018), "Independently recurrent neural network (IndRNN)".
+    J. L. Elman (1990), "Finding structure in time". S. Li et al. (2018), "Independently recurrent neural network
+    (IndRNN)".
     """
 
     def __init__(
@@ -101,4 +102,16 @@ class Elman(Cell):
 
     def _setup(self) -> None:
         super()._setup()
+        self.saturating = self.config.get("activation", "tanh") == "tanh"
         self.is_linear = self.config.get("activation") == "identity" and not np.any(self._own["b"])
+
+    def _contraction(self) -> str | None:
+        # slopes within [0, 1] and |U| in the weighted maximum norm of its Perron vector, or U in the 2-norm
+        if self.is_linear:
+            return super()._contraction()
+        U = self.U if self.U.ndim == 2 else np.diag(self.U)
+        norm, comparison = np.linalg.norm(U, 2), np.max(np.abs(np.linalg.eigvals(np.abs(U))))
+        if min(norm, comparison) >= 1 - 1e-9:
+            return None
+        name, value = ("||U||_2", norm) if norm < comparison else ("the spectral radius of |U|", comparison)
+        return f"{name} = {value:.4g} < 1, and the activation's slope lies within [0, 1]"

@@ -51,7 +51,10 @@ def _candidate_adjoint(a: Any, r: Any, s: Any, p: Any, d: Any) -> Any:
 
 _RESETS = {
     "after": (Stage(_after, _after_adjoint, n_gates=3, n_out=1),),
-    "before": (Stage(_gates, _gates_adjoint, n_gates=2, n_out=3), Stage(_candidate, _candidate_adjoint, n_gates=1, n_out=1)),
+    "before": (
+        Stage(_gates, _gates_adjoint, n_gates=2, n_out=3),
+        Stage(_candidate, _candidate_adjoint, n_gates=1, n_out=1),
+    ),
 }
 
 
@@ -60,7 +63,7 @@ class GRU(Cell):
 
     .. math::
         r, z &= \sigma(W_\bullet u[t] + U_\bullet h[t-1] + b_\bullet) \\
-        n &= \tanh(W_n u[t] + b_n + r\,(U_n h[t-1] + b_{rec})) \quad\text{(reset after: PyTorch, cuDNN, Keras' default)} \\
+        n &= \tanh(W_n u[t] + b_n + r\,(U_n h[t-1] + b_{rec})) \quad\text{(reset after: PyTorch, cuDNN)} \\
         n &= \tanh(W_n u[t] + b_n + U_n (r\,h[t-1]) + b_{rec}) \quad\text{(reset before: Cho et al.)} \\
         h[t] &= (1 - z)\, n + z\, h[t-1], \quad y[t] = h[t]
 
@@ -81,16 +84,17 @@ class GRU(Cell):
 
     *State*: ``h`` (n_units), zero at rest.
 
-    *Stability*: h is a convex mean of its last value and a number within (-1, 1), so from rest the output stays within (-1, 1)
-    whatever the weights.
+    *Stability*: h is a convex mean of its last value and a number within (-1, 1), so from rest the output stays within
+    (-1, 1) whatever the weights.
 
     References
     ----------
-    K. Cho et al. (2014), "Learning phrase representations using RNN encoder-decoder". J. Chung et al. (2014), "Empirical
-    evaluation of gated recurrent neural networks on sequence modeling".
+    K. Cho et al. (2014), "Learning phrase representations using RNN encoder-decoder". J. Chung et al. (2014),
+    "Empirical evaluation of gated recurrent neural networks on sequence modeling".
     """
 
     recurrent_bias = True
+    saturating = True
 
     def __init__(
         self,

@@ -34,7 +34,8 @@ class LSTM(Cell):
     r"""Long short-term memory.
 
     .. math::
-        i, f, o &= \sigma(W_\bullet u[t] + U_\bullet h[t-1] + b_\bullet), \quad g = \tanh(W_g u[t] + U_g h[t-1] + b_g) \\
+        i, f, o &= \sigma(W_\bullet u[t] + U_\bullet h[t-1] + b_\bullet) \\
+        g &= \tanh(W_g u[t] + U_g h[t-1] + b_g) \\
         c[t] &= f\, c[t-1] + i\, g, \quad h[t] = o \tanh c[t], \quad y[t] = h[t]
 
     Parameters
@@ -58,11 +59,12 @@ class LSTM(Cell):
 
     References
     ----------
-    S. Hochreiter, J. Schmidhuber (1997), "Long short-term memory". F. Gers, J. Schmidhuber, F. Cummins (2000), "Learning to
-    forget".
+    S. Hochreiter, J. Schmidhuber (1997), "Long short-term memory". F. Gers, J. Schmidhuber, F. Cummins (2000),
+    "Learning to forget".
     """
 
     state_names = ("h", "c")
+    saturating = True
     stages = (Stage(_unit, _adjoint, n_gates=4, n_out=2),)
 
     @classmethod

@@ -221,10 +221,11 @@ def _radii(fraction: Real, n: int, A: Real, m: Integer, loop: tuple[Any, ...]) -
     top = math.log(np.linalg.norm(A, 2))
     high = top / m[np.argmin(m) if top > 0 else np.argmax(m)] + 1.0 / n
     nodes = {high: _circle(high, *loop)}
-    low, step = high, 2.0 / n
-    while nodes[low][1] > 0.5 and step < 1e3:
+    low, step, empty = high, 2.0 / n, 0
+    while empty < 2 and step < 1e3:  # twice, as the means are rough next to the poles
         low, step = high - step, 2 * step
         nodes[low] = _circle(low, *loop)
+        empty = empty + 1 if abs(nodes[low][1]) < 0.5 else 0
     for _ in range(64):  # halve the cell with the largest spread of roots
         u = sorted(nodes)
         spread = [(nodes[b][1] - nodes[a][1]) * (b - a) for a, b in pairwise(u)]
@@ -241,7 +242,8 @@ def _radii(fraction: Real, n: int, A: Real, m: Integer, loop: tuple[Any, ...]) -
     moment = np.diff(x * count) - np.diff(height)  # the integral of log r over the roots of a cell
     mean = np.clip(moment / np.where(inside > 0, inside, 1), x[:-1], x[1:])
     radius = np.exp(mean[np.searchsorted(count[1:] / n, fraction)])
-    return radius, math.exp(2 * low - high), math.exp(high)
+    room = 20.0 / n  # three spacings of poles on the unit circle
+    return radius, math.exp(2 * low - high - room), math.exp(high + room)
 
 
 def _pair(z: Complex, tolerance: float) -> tuple[Complex, int]:
@@ -312,7 +314,7 @@ def _loop(
             if a > best:
                 p, best = i, a
         pivots[k] = p
-        if best == 0.0:
+        if best < 1e-290:
             return slope, -np.inf, 0.0, 1.0
         if p != k:
             for j in range(n):
@@ -348,7 +350,7 @@ def _loop(
         first += M[i, i]
         for j in range(n):
             second += M[i, j] * M[j, i]
-    ratio = first * first / second
+    ratio = first * first / second if second != 0.0 else 1.0 + 0.0j
     multiple = np.rint(ratio.real)
     if not (abs(ratio - multiple) < 0.05 * multiple and multiple <= n):
         multiple = 1.0
@@ -420,7 +422,7 @@ def _aberth(
                 if rounding <= 4.0:
                     continue
                 rest = slope - old * complex(f[k], g[k])
-                step = old / rest
+                step = old / rest if rest != 0.0 else 1.0 + 0.0j
                 if (
                     multiple > 1.0 and abs(slope) > 4.0 * n
                 ):  # close by: as far as Newton on a multiple root goes, unless others already hold it

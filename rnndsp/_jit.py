@@ -26,8 +26,8 @@ _kernel: Any = numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=
 def kernel(function: F) -> F:
     """Compile lazily, once per dtype, kept on disk; releases the GIL.
 
-    Numba's cache stamps the file of the cached function alone: after an edit of a function that it calls, or an upgrade of
-    the package, it would go on giving the old machine code. What a closure captures does enter its key, so a hash of
+    Numba's cache stamps the file of the cached function alone: after an edit of a function that it calls, or an upgrade
+    of the package, it would go on giving the old machine code. What a closure captures does enter its key, so a hash of
     all the sources below is captured here.
     """
     code = function.__code__.replace(co_freevars=(*function.__code__.co_freevars, "source_key"))

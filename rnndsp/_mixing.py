@@ -7,7 +7,7 @@ __all__ = ["accumulate", "gather", "mix", "rows", "scatter", "unmix"]
 
 @inline
 def accumulate(out, matrix, x):
-    """``out += x @ matrix``, eight rows at a time: no sum is ever reordered, so the result does not depend on a block's shape."""
+    """``out += x @ matrix``, eight rows at a time, every sum in the same order whatever the block."""
     n_columns = out.size
     n_rows = x.size
     i = 0
@@ -34,7 +34,7 @@ def accumulate(out, matrix, x):
 
 
 def mix(out, weights, x):
-    """``out += U x`` for ``weights`` = U transposed, or for a diagonal recurrence the vector of all gates' diagonals."""
+    """``out += U x`` for ``weights`` = U transposed, or the vector of all gates' diagonals."""
 
 
 @specialise(mix)

@@ -1,7 +1,7 @@
 """The engine of all recurrent cells: a linear mixing of the last state, then the same small nonlinearity in every unit.
 
-A cell gives the nonlinearity of one unit and its adjoint, as plain functions of numbers. From these the loops here derive the
-block filter, its taped form, back-propagation through time and the Jacobian, once for all cells.
+A cell gives the nonlinearity of one unit and its adjoint, as plain functions of numbers. From these the loops here
+derive the block filter, its taped form, back-propagation through time and the Jacobian, once for all cells.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from rnndsp.activations import flush
 from rnndsp.errors import ParameterError
 from rnndsp.filter import Filter
 from rnndsp.recurrence import recurrence
+from rnndsp.stability import Boundedness
 from rnndsp.state import Field, State
 from rnndsp.statespace import DelayStateSpace, StateSpace
 
@@ -28,8 +29,8 @@ __all__ = ["Cell", "Stage"]
 class Stage(NamedTuple):
     r"""Mix, then unit: one half-step of a cell. Most cells have one stage, a reset-before GRU has two.
 
-    With ``s`` the tuple of vectors that enter (the cell's state for the first stage, the outcome of the stage before for the
-    second), the stage forms for its gates
+    With ``s`` the tuple of vectors that enter (the cell's state for the first stage, the outcome of the stage before
+    for the second), the stage forms for its gates
 
     .. math:: a = W u + b, \qquad r = U s_0 \; (+\, b_{rec})
 
@@ -38,7 +39,8 @@ class Stage(NamedTuple):
     Attributes
     ----------
     unit : function (a, r, s, p) -> tuple
-        Of tuples of numbers: pre-activations from the input, from the recurrence (one a gate), entering state, own parameters.
+        Of tuples of numbers: pre-activations from the input, from the recurrence (one a gate), entering state, own
+        parameters.
     adjoint : function (a, r, s, p, d) -> (da, dr, ds, dp)
         Derivatives by the four, times ``d``, the derivative of the loss by each value that ``unit`` returned.
     n_gates : int
@@ -53,7 +55,7 @@ class Stage(NamedTuple):
 
 
 class _Weights(NamedTuple):
-    """What the kernels read of one stage; ``gates`` and ``out`` are tuples of None whose lengths are known at compile time."""
+    """What the kernels read of one stage; ``gates`` and ``out`` are tuples of None, known when compiling."""
 
     WT: Any
     UT: Any
@@ -68,7 +70,7 @@ class _Weights(NamedTuple):
 
 @inline
 def _through(unit: Any, w: Any, u: Any, x: Any, entering: Any, a: Any, r: Any, out: Any) -> None:
-    """One stage: x, the vectors ``entering`` one after the other, to ``out``; leaves both pre-activations in a and r."""
+    """One stage, from x, the vectors ``entering`` one after the other, to ``out``; a and r keep the pre-activations."""
     s = rows(x, entering)
     for i in range(a.size):
         a[i] = w.b[i]
@@ -81,7 +83,9 @@ def _through(unit: Any, w: Any, u: Any, x: Any, entering: Any, a: Any, r: Any, o
 
 
 @inline
-def _back(adjoint: Any, w: Any, x: Any, entering: Any, a: Any, r: Any, d: Any, da: Any, dr: Any, dx: Any, dp: Any) -> None:
+def _back(
+    adjoint: Any, w: Any, x: Any, entering: Any, a: Any, r: Any, d: Any, da: Any, dr: Any, dx: Any, dp: Any
+) -> None:
     """The adjoint of :func:`_through`: from d, the derivative by ``out``, to da, dr, dx, dp."""
     s, parts = rows(x, entering), rows(d, w.out)
     gate_a, gate_r, gate_da, gate_dr = rows(a, w.gates), rows(r, w.gates), rows(da, w.gates), rows(dr, w.gates)
@@ -167,8 +171,8 @@ def _loops(stages: tuple[Stage, ...]) -> _Loops:
 class Cell(Filter):
     r"""A recurrent cell: subclasses name their state and give the unit; everything else is here.
 
-    .. math:: a_g = W_g u[t] + b_g, \qquad r_g = U_g h[t-1], \qquad (h, \ldots)[t] = \mathrm{unit}(a, r, (h, \ldots)[t-1]), \qquad
-              y[t] = h[t]
+    .. math:: a_g = W_g u[t] + b_g, \qquad r_g = U_g h[t-1], \qquad
+              (h, \ldots)[t] = \mathrm{unit}(a, r, (h, \ldots)[t-1]), \qquad y[t] = h[t]
 
     Attributes to set in a subclass
     -------------------------------
@@ -177,13 +181,16 @@ class Cell(Filter):
     stages : tuple of Stage
     unit_params : tuple of str
         Names of further parameters of shape (n_units,), handed to every unit as ``p``.
+    saturating : bool
+        Whether the output stays bounded from rest whatever the weights and the input.
     recurrent_bias : bool
         Whether there is a bias ``b_rec`` of the recurrent part, r = U h + b_rec.
 
     Notes
     -----
     *Parameters*: ``W`` (n_gates * n_units, n_inputs), gate after gate; ``U`` (n_gates * n_units, n_units), or
-    (n_gates * n_units,) when diagonal, or ``U_skew`` when orthogonal (:mod:`rnndsp.recurrence`); ``b`` (n_gates * n_units,).
+    (n_gates * n_units,) when diagonal, or ``U_skew`` when orthogonal (:mod:`rnndsp.recurrence`); ``b`` (n_gates *
+    n_units,).
 
     *State*: the fields of ``state_names``, each of n_units; zero at rest. The output is the *new* hidden state, so a
     linearised cell has C = [J]_h and D = [B]_h.
@@ -193,6 +200,7 @@ class Cell(Filter):
     stages: tuple[Stage, ...] = ()
     unit_params: tuple[str, ...] = ()
     recurrent_bias: bool = False
+    saturating: bool = False
 
     def __init__(
         self,
@@ -245,7 +253,10 @@ class Cell(Filter):
         }
         if self.recurrent_bias:
             shapes["b_rec"] = (n,)
-        return {**shapes, **{name: (self.n_units,) for name in self.unit_params}}
+        return {**shapes, **dict.fromkeys(self.unit_params, (self.n_units,))}
+
+    def _boundedness(self) -> Boundedness:
+        return Boundedness.SATURATING if self.saturating else super()._boundedness()
 
     @classmethod
     def from_torch(
@@ -256,8 +267,8 @@ class Cell(Filter):
         Parameters
         ----------
         state_dict : mapping of str to array
-            ``weight_ih_l0``, ``weight_hh_l0`` and, unless it was made without, ``bias_ih_l0``, ``bias_hh_l0``; tensors on the
-            CPU are arrays enough.
+            ``weight_ih_l0``, ``weight_hh_l0`` and, unless it was made without, ``bias_ih_l0``, ``bias_hh_l0``; tensors
+            on the CPU are arrays enough.
         prefix : str
             What stands before these names, ``"rec."``.
 
@@ -271,7 +282,7 @@ class Cell(Filter):
         biases = {"bias_ih_l0", "bias_hh_l0"}
         if set(arrays) not in (weights, weights | biases):
             raise ParameterError(
-                f"from_torch: found {sorted(arrays)}, needs {sorted(weights)} and, if any, {sorted(biases)} of one layer"
+                f"from_torch: found {sorted(arrays)}, needs {sorted(weights)} and, if any, {sorted(biases)}"
             )
         W, U = arrays["weight_ih_l0"], arrays["weight_hh_l0"]
         if W.ndim != 2 or U.ndim != 2:
@@ -280,7 +291,11 @@ class Cell(Filter):
         b, b_rec = arrays.get("bias_ih_l0", zero), arrays.get("bias_hh_l0", zero)
         if b.shape != zero.shape or b_rec.shape != zero.shape:
             raise ParameterError(f"from_torch: biases of shapes {b.shape} and {b_rec.shape}, must be {zero.shape}")
-        params = {"W": W, "U": U, "b": b, "b_rec": b_rec} if cls.recurrent_bias else {"W": W, "U": U, "b": np.add(b, b_rec, dtype=np.float64)}
+        params = (
+            {"W": W, "U": U, "b": b, "b_rec": b_rec}
+            if cls.recurrent_bias
+            else {"W": W, "U": U, "b": np.add(b, b_rec, dtype=np.float64)}
+        )
         full = {"n_inputs": W.shape[1], "n_units": U.shape[1], "recurrence": "dense", **config}
         return cls._restore(full, params, sample_rate=sample_rate)
 
@@ -326,7 +341,7 @@ class Cell(Filter):
 
     def _record(self, u: NDArray[Any], state: State) -> tuple[NDArray[Any], Any]:
         y = np.empty((*u.shape[:2], self.n_units), u.dtype)
-        tapes = self._tapes(*u.shape[:2], u.dtype)
+        tapes = self._tapes(u.shape[0], u.shape[1], u.dtype)
         self._run(u, state, y, tapes, True)
         return y, (u, tapes)
 
@@ -383,7 +398,9 @@ class Cell(Filter):
         start.assign(state)
         _, (_, tapes) = self._record(np.asarray(u, np.float64)[None], start)
         J = B = np.zeros(0)
-        for place, (stage, w, tape) in enumerate(zip(self._chain, self._weights(np.dtype(np.float64)), tapes, strict=True)):
+        for place, (stage, w, tape) in enumerate(
+            zip(self._chain, self._weights(np.dtype(np.float64)), tapes, strict=True)
+        ):
             through, into = self._local(stage, w, *(part[0] for part in tape))
             J, B = (through @ J, into + through @ B) if place else (through, into)
         return J, B
@@ -396,7 +413,11 @@ class Cell(Filter):
         n_in = x.shape[1] // n
         through = np.zeros((n_frames, stage.n_out * n, n_in * n))
         into = np.zeros((n_frames, stage.n_out * n, self.n_inputs))
-        U = w.U.reshape(stage.n_gates, n, -1) if w.U.ndim == 2 else np.einsum("gi,ij->gij", w.U.reshape(-1, n), np.eye(n))
+        U = (
+            w.U.reshape(stage.n_gates, n, -1)
+            if w.U.ndim == 2
+            else np.einsum("gi,ij->gij", w.U.reshape(-1, n), np.eye(n))
+        )
         W = w.W.reshape(stage.n_gates, n, -1)
         ones, diagonal = np.ones((n_frames, n)), np.arange(n)
         s, gate_a, gate_r = (np.split(m, k, axis=1) for m, k in ((x, n_in), (a, stage.n_gates), (r, stage.n_gates)))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -17,7 +18,7 @@ from rnndsp.state import Field, State
 
 if TYPE_CHECKING:
     from rnndsp.composition import Parallel, Series
-    from rnndsp.stability import StabilityReport
+    from rnndsp.stability import Boundedness, StabilityReport
     from rnndsp.statespace import DelayStateSpace
     from rnndsp.stream import Stream
 
@@ -46,18 +47,30 @@ class Control:
     def check(self, value: ArrayLike) -> NDArray[np.float64]:
         """The value as an array, or a :class:`ParameterError` where it leaves the range."""
         array = np.asarray(value, np.float64)
-        if not (array.size and np.all((array >= self.low) & (array <= self.high))):
+        if not np.all((array >= self.low) & (array <= self.high)):
             raise ParameterError(f"control {self.name}={value!r} must lie within [{self.low:g}, {self.high:g}]")
         return array
 
 
 @dataclass(frozen=True)
 class Gradient:
-    """Derivatives of a scalar loss: with respect to the input, the initial state (flat) and every parameter."""
+    """Derivatives of a scalar loss.
+
+    Attributes
+    ----------
+    u : ndarray, shape of the input
+    state : ndarray, shape (..., n_states)
+        By the initial state, in the order of :meth:`State.ravel`.
+    params : dict of str to ndarray
+        By every parameter, under its name in ``filt.params``.
+    controls : dict of str to ndarray, shape (..., n_frames)
+        By the value of every control at every frame.
+    """
 
     u: NDArray[Any]
     state: NDArray[Any]
     params: dict[str, NDArray[Any]]
+    controls: dict[str, NDArray[Any]]
 
 
 class Tape:
@@ -103,10 +116,12 @@ class Tape:
             if dstate.shape != (*lead, n_states):
                 raise ParameterError(f"{dstate.shape=} must be that of state.ravel(), {(*lead, n_states)}")
             dx[...] = dstate.reshape(n_voices, n_states)
-        n_outputs = self._filter.n_outputs
-        du, dx, params = self._filter._adjoint(self._memory, dy.reshape(n_voices, -1, n_outputs), dx)
-        du = du[..., : self._filter.n_inputs].reshape(self._input_shape)
-        return Gradient(du, dx.reshape(*lead, n_states), params)
+        filt = self._filter
+        n_frames = dy.shape[-1 if dy.ndim == 1 else -2]
+        du, dx, params = filt._adjoint(self._memory, dy.reshape(n_voices, n_frames, filt.n_outputs), dx)
+        controls = {c.name: du[..., i].reshape(*lead, n_frames) for i, c in enumerate(filt.controls, filt.n_inputs)}
+        du = du[..., : filt.n_inputs].reshape(self._input_shape)
+        return Gradient(du, dx.reshape(*lead, n_states), params, controls)
 
 
 class Filter(ABC):
@@ -115,14 +130,16 @@ class Filter(ABC):
     A filter is an immutable value: a class, a ``config`` of plain values, ``params`` (arrays) and, in compositions,
     ``children``. Those four say everything; saving, loading, comparing and ``replace`` work on them alone.
 
-    Signals have time before channels, ``(..., n_frames, n_channels)``, leading axes being independent voices; a 1-D array is
-    one channel. float32 in gives float32 out, float64 gives float64.
+    Signals have time before channels, ``(..., n_frames, n_channels)``, leading axes being independent voices; a 1-D
+    array is one channel. float32 in gives float32 out, float64 gives float64.
 
     Attributes
     ----------
     n_inputs, n_outputs, n_states : int
     latency : int
         Delay of the output against the input that the filter is not meant for, in samples.
+    period : int
+        1 for a filter that does the same at every sample; the hop of one that works in frames.
     sample_rate : float or None
         In Hz, where the filter only makes sense at one; a signal at another rate is refused.
     controls : tuple of Control
@@ -138,9 +155,12 @@ class Filter(ABC):
     n_inputs: int
     n_outputs: int
     latency: int = 0
+    period: int = 1
     is_linear: bool = False
     fields: tuple[Field, ...] = ()
     controls: tuple[Control, ...] = ()
+    _own: dict[str, NDArray[Any]]
+    _cache: dict[Any, Any]
 
     # ---- construction: one way in, for constructors, replace() and files alike
 
@@ -164,13 +184,14 @@ class Filter(ABC):
         put = self.__dict__.__setitem__
         rates = {float(f.sample_rate) for f in children if f.sample_rate is not None}
         if sample_rate is not None:
-            if not (np.isscalar(sample_rate) and 0 < float(sample_rate) < np.inf):
+            if not (isinstance(sample_rate, int | float | np.number) and 0 < float(sample_rate) < np.inf):
                 raise ParameterError(f"{sample_rate=} must be a positive number of Hz, or None")
             rates.add(float(sample_rate))
         if len(rates) > 1:
             raise ParameterError(f"sample rates differ: {sorted(rates)} Hz; build all parts for the same one")
         put("sample_rate", rates.pop() if rates else None)
-        put("config", MappingProxyType(dict(config)))
+        plain = {name: value.item() if isinstance(value, np.generic) else value for name, value in config.items()}
+        put("config", MappingProxyType(plain))
         put("children", tuple(children))
         put("_own", {name: _parameter(name, value) for name, value in params.items()})
         put("_cache", {})
@@ -185,22 +206,19 @@ class Filter(ABC):
                 raise ParameterError(
                     f"{type(self).__name__}: {name} has shape {self._own[name].shape}, must have {tuple(shape)}"
                 )
-        put("controls", (*self.controls, *(c for child in children for c in child.controls)))
-        names = [control.name for control in self.controls]
-        if len(set(names)) < len(names):
-            raise ParameterError(f"two parts have a control of the same name: {names}; rename one")
+        put("controls", (*self.controls, *_inherited(children, {control.name for control in self.controls})))
         put("_sealed", True)
         self._check()
 
     @abstractmethod
     def _setup(self) -> None:
-        """Check ``config`` and ``children`` and set ``n_inputs``, ``n_outputs``, ``fields`` and what else follows from them."""
+        """Check ``config`` and ``children``; set ``n_inputs``, ``n_outputs``, ``fields`` and what else follows."""
 
     def _shapes(self) -> dict[str, tuple[int, ...]]:
-        """Name and shape of every parameter, from the configuration alone (so that a file is checked before it is read)."""
+        """Name and shape of every parameter, as the configuration wants them."""
         return {}
 
-    def _check(self) -> None:
+    def _check(self) -> None:  # noqa: B027 (most filters take any values)
         """Refuse parameters whose values, not shapes, are wrong."""
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -288,7 +306,7 @@ class Filter(ABC):
     def _adjoint(
         self, memory: Any, dy: NDArray[Any], dx: NDArray[Any]
     ) -> tuple[NDArray[Any], NDArray[Any], dict[str, NDArray[Any]]]:
-        """Derivatives of input (controls included), initial state (flat) and parameters, from those of output and final state."""
+        """Derivatives by input (controls included), initial state (flat) and parameters, from those by y and end."""
 
     @abstractmethod
     def _linearize(self, state: State, u: NDArray[Any]) -> DelayStateSpace:
@@ -301,6 +319,22 @@ class Filter(ABC):
     def _rest(self, vector: NDArray[Any]) -> None:
         """Write the own fields' values at rest; zero unless a filter says otherwise."""
         vector[...] = 0
+
+    def _boundedness(self) -> Boundedness:
+        """What is known about the output, see :class:`rnndsp.stability.Boundedness`."""
+        from rnndsp.stability import MARGIN, Boundedness
+
+        return Boundedness(self.is_linear and self.spectral_radius() < 1 - MARGIN)
+
+    def _contraction(self) -> str | None:
+        """Why two runs on the same input always converge, from any two states; None where that is not proved."""
+        from rnndsp.stability import MARGIN
+
+        if not self.n_states:
+            return "no memory"
+        if self.is_linear and self.spectral_radius() < 1 - MARGIN:
+            return "linear, all poles inside the unit circle"
+        return None
 
     def _process(self, u: NDArray[Any], state: State, y: NDArray[Any]) -> None:
         self._advance(u, state, y)
@@ -330,7 +364,9 @@ class Filter(ABC):
         self._rest(own)
         return State(own, self.fields, tuple(child.rest_state(voices, dtype) for child in self.children))
 
-    def __call__(self, u: ArrayLike, *, controls: Controls | None = None, sample_rate: float | None = None) -> NDArray[Any]:
+    def __call__(
+        self, u: ArrayLike, *, controls: Controls | None = None, sample_rate: float | None = None
+    ) -> NDArray[Any]:
         """Filter a whole signal from rest. Parameters as in :meth:`run`."""
         return self.run(u, controls=controls, sample_rate=sample_rate)[0]
 
@@ -384,7 +420,7 @@ class Filter(ABC):
         controls: Controls | None = None,
         sample_rate: float | None = None,
     ) -> Tape:
-        """Like :meth:`run`, keeping what back-propagation through time needs: ``tape.adjoint(dy)`` gives the gradients."""
+        """Like :meth:`run`, keeping what back-propagation needs: ``tape.adjoint(dy)`` gives the gradients."""
         signal, lead, flat = self._accept(u, controls, sample_rate)
         state = self._start(state, lead, signal.dtype)
         require_finite(signal, "input", state.index)
@@ -424,7 +460,8 @@ class Filter(ABC):
         Returns
         -------
         StateSpace or DelayStateSpace
-            Its states are those of ``state.ravel()``. A cell reads its new state, y = g(x+, u), so C = C_g J and D = D_g + C_g B.
+            Its states are those of ``state.ravel()``. A cell reads its new state, y = g(x+, u), so C = C_g J and D =
+            D_g + C_g B.
         """
         frame = np.zeros(self.n_inputs) if u is None else np.atleast_1d(np.asarray(u, np.float64))
         if frame.shape != (self.n_inputs,):
@@ -447,7 +484,7 @@ class Filter(ABC):
     def spectral_radius(
         self, state: State | None = None, u: ArrayLike | None = None, *, controls: Controls | None = None
     ) -> float:
-        """Largest magnitude of the poles. Below one: decays near that operating point, which for a cell is no global proof."""
+        """Largest magnitude of the poles; below one is no global proof for a cell, only decay near that point."""
         from rnndsp import stability
 
         return stability.spectral_radius(self, state, u, controls=controls)
@@ -496,7 +533,9 @@ class Filter(ABC):
         if signal.ndim < 2 or signal.shape[-1] != self.n_inputs:
             raise ParameterError(_shape_advice(signal.shape, self.n_inputs))
         lead = signal.shape[:-2]
-        signal = signal.reshape(-1, *signal.shape[-2:]) if signal.size else np.zeros(_voices(signal.shape), signal.dtype)
+        signal = (
+            signal.reshape(-1, *signal.shape[-2:]) if signal.size else np.zeros(_voices(signal.shape), signal.dtype)
+        )
         return self._extend(signal, controls), lead, flat
 
     def _extend(self, signal: NDArray[Any], controls: Controls | None) -> NDArray[Any]:
@@ -510,7 +549,9 @@ class Filter(ABC):
         for place, control in enumerate(self.controls, self.n_inputs):
             value = control.check(given.pop(control.name, control.default))
             if value.ndim and value.shape != (n_frames,):
-                raise ParameterError(f"control {control.name} of shape {value.shape}: a number, or one a frame ({n_frames})")
+                raise ParameterError(
+                    f"control {control.name} of shape {value.shape}: a number, or one a frame ({n_frames})"
+                )
             full[..., place] = value
         if given:
             raise ParameterError(f"unknown controls {sorted(given)}; this filter has {[c.name for c in self.controls]}")
@@ -522,8 +563,8 @@ class Filter(ABC):
             return fresh
         if state.layout != fresh.layout:
             raise ParameterError(
-                f"the state does not fit: it has {state!r} of {state.vector.dtype}, this filter and signal need {fresh!r} of "
-                f"{fresh.vector.dtype}; start from filt.rest_state(voices, dtype)"
+                f"the state does not fit: it is {state!r} of {state.vector.dtype}, this filter and signal need "
+                f"{fresh!r} of {fresh.vector.dtype}; start from filt.rest_state(voices, dtype)"
             )
         return state.copy()
 
@@ -534,8 +575,8 @@ class Filter(ABC):
         """Raise :class:`ParameterError` when a signal at ``sample_rate`` is not for this filter."""
         if sample_rate is not None and self.sample_rate is not None and float(sample_rate) != self.sample_rate:
             raise ParameterError(
-                f"{sample_rate=} Hz, but the filter is made for {self.sample_rate:g} Hz; resample the signal, or rebuild the "
-                "filter for its rate"
+                f"{sample_rate=} Hz, but the filter is made for {self.sample_rate:g} Hz; resample the signal, or "
+                "rebuild the filter for its rate"
             )
 
 
@@ -550,8 +591,19 @@ def require_finite(signal: NDArray[Any], what: str, index: int) -> None:
         else "the filter blew up: see filt.stability()"
     )
     raise NonFiniteError(
-        f"{what} is {signal[voice, frame, channel]} at sample {index + frame}, channel {channel}, voice {voice}; {remedy}"
+        f"{what} is {signal[voice, frame, channel]} at sample {index + frame}, channel {channel}, voice {voice}; "
+        f"{remedy}"
     )
+
+
+def _inherited(children: Sequence[Filter], taken: set[str]) -> list[Control]:
+    """The children's controls; one whose name stands twice goes by its child's place, ``"0.cutoff_hz"``."""
+    count = Counter([*taken, *(control.name for child in children for control in child.controls)])
+    return [
+        replace(control, name=f"{place}.{control.name}") if count[control.name] > 1 else control
+        for place, child in enumerate(children)
+        for control in child.controls
+    ]
 
 
 def _parameter(name: str, value: ArrayLike) -> NDArray[Any]:
@@ -574,9 +626,14 @@ def _voices(shape: tuple[int, ...]) -> tuple[int, int, int]:
 def _shape_advice(shape: tuple[int, ...], n_inputs: int) -> str:
     said = f"signal of shape {shape}, but the filter has {n_inputs} input{'s' * (n_inputs > 1)}: "
     if len(shape) >= 2 and shape[-2] == n_inputs:
-        return said + "time comes before channels, (..., n_frames, n_channels); librosa's (channels, n) needs a transpose, u.T"
+        return (
+            said
+            + "time comes before channels, (..., n_frames, n_channels); librosa's (channels, n) needs a transpose, u.T"
+        )
     if len(shape) >= 2 and n_inputs == 1 and shape[-2] < shape[-1]:
         return said + "in librosa's (channels, n), run one voice a channel with filt(u[..., None])"
     if len(shape) >= 2 and n_inputs == 1:
-        return said + "to run one voice a channel, make channels the leading axis: filt(np.moveaxis(u, -1, 0)[..., None])"
+        return (
+            said + "to run one voice a channel, make channels the leading axis: filt(np.moveaxis(u, -1, 0)[..., None])"
+        )
     return said + f"give (..., n_frames, {n_inputs})"

@@ -42,7 +42,7 @@ class Dense:
         return n_gates * n, n
 
     def initial(self, n_gates: int, n: int, rng: np.random.Generator) -> NDArray[np.float64]:
-        return rng.uniform(-1, 1, self.shape(n_gates, n)) / np.sqrt(n)
+        return np.asarray(rng.uniform(-1, 1, self.shape(n_gates, n)) / np.sqrt(n))
 
     def matrix(self, free: NDArray[Any], n: int) -> NDArray[np.float64]:
         return free.astype(np.float64)
@@ -76,7 +76,7 @@ class Orthogonal:
         return n_gates, n * (n - 1) // 2
 
     def initial(self, n_gates: int, n: int, rng: np.random.Generator) -> NDArray[np.float64]:
-        return rng.uniform(-np.pi, np.pi, self.shape(n_gates, n)) / np.sqrt(n)
+        return np.asarray(rng.uniform(-np.pi, np.pi, self.shape(n_gates, n)) / np.sqrt(n))
 
     def _skew(self, row: NDArray[Any], n: int) -> NDArray[np.float64]:
         S = np.zeros((n, n))
@@ -96,7 +96,7 @@ class Orthogonal:
         rows = []
         for row, G in zip(free, dU.reshape(len(free), n, n), strict=True):
             # the derivative of exp at S in direction E, transposed, is that at S.T in direction G
-            dS = expm_frechet(self._skew(row, n).T, np.ascontiguousarray(G), compute_expm=False) if n > 1 else G
+            dS: Any = expm_frechet(self._skew(row, n).T, np.ascontiguousarray(G), compute_expm=False) if n > 1 else G
             rows.append(dS[below] - dS.T[below])
         return np.array(rows).reshape(free.shape)
 

@@ -16,8 +16,8 @@ __all__ = ["Field", "State"]
 class Field(NamedTuple):
     """One named part of a state: its shape for one voice, and the lengths of the delay lines it is made of, if any.
 
-    A field with ``rings`` is flat, ``sum(rings)`` long: one circular delay line after the other. Sample ``index % length``
-    of a line is the oldest, so nothing is ever moved and no position has to be stored.
+    A field with ``rings`` is flat, ``sum(rings)`` long: one circular delay line after the other. Sample ``index %
+    length`` of a line is the oldest, so nothing is ever moved and no position has to be stored.
     """
 
     name: str
@@ -63,7 +63,8 @@ class State:
     @property
     def rows(self) -> NDArray[Any]:
         """The own fields as (voices, n), a view for the kernels."""
-        return self.vector.reshape(-1, self.vector.shape[-1])
+        voices = int(np.prod(self.vector.shape[:-1], dtype=np.int64))
+        return self.vector.reshape(voices, self.vector.shape[-1])
 
     def __getitem__(self, name: str) -> NDArray[Any]:
         start = 0
@@ -98,7 +99,8 @@ class State:
     def ravel(self) -> NDArray[Any]:
         """The whole state as one flat vector a voice, shape (..., n_states): what Jacobians and poles refer to.
 
-        Own fields first, then the children's; a delay line runs from its oldest sample (the next to come out) to its newest.
+        Own fields first, then the children's; a delay line runs from its oldest sample (the next to come out) to its
+        newest.
         """
         own = self.vector[..., self._order()]
         return np.concatenate([own, *(child.ravel() for child in self.children)], axis=-1)
@@ -123,6 +125,22 @@ class State:
 
     def copy(self) -> State:
         return State(self.vector.copy(), self.fields, tuple(child.copy() for child in self.children), self.index)
+
+    def voice(self, place: int) -> State:
+        """One voice of several, sharing memory with this state (its sample index apart)."""
+        children = tuple(child.voice(place) for child in self.children)
+        return State(self.rows[place : place + 1], self.fields, children, self.index)
+
+    @property
+    def indices(self) -> tuple[Any, ...]:
+        """Sample index, here and in all children."""
+        return self.index, tuple(child.indices for child in self.children)
+
+    @indices.setter
+    def indices(self, indices: tuple[Any, ...]) -> None:
+        self.index = indices[0]
+        for child, inner in zip(self.children, indices[1], strict=True):
+            child.indices = inner
 
     def assign(self, other: State) -> None:
         """Take over the values of another state of the same layout, in place (no allocation)."""

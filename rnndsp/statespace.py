@@ -64,7 +64,7 @@ def _forward(u: Any, y: Any, lines: Any, index: Any, delays: Any, matrices: Any,
 
 @kernel
 def _backward(dy: Any, du: Any, dd: Any, dv: Any, final: Any, delays: Any, matrices: Any) -> None:
-    """``dd[t]`` is the derivative by what the lines gave at t, ``dv[t]`` by what they were fed; a delay's adjoint is an advance."""
+    """``dd[t]`` is the derivative by what the lines gave, ``dv[t]`` by what they got: a delay's adjoint advances."""
     a, b, c, d = matrices
     n, n_frames = delays.size, dy.shape[1]
     for voice in range(dy.shape[0]):
@@ -90,8 +90,8 @@ class DelayStateSpace(Filter):
 
     .. math:: d_i[t] = v_i[t - m_i], \qquad v[t] = A\,d[t] + B\,u[t], \qquad y[t] = C\,d[t] + D\,u[t]
 
-    With every :math:`m_i = 1` this is ordinary state space, scipy's: ``x[t+1] = A x[t] + B u[t]``, ``y[t] = C x[t] + D u[t]``.
-    A feedback delay network has long lines; no matrix of their total length is formed.
+    With every :math:`m_i = 1` this is ordinary state space, scipy's: ``x[t+1] = A x[t] + B u[t]``, ``y[t] = C x[t] + D
+    u[t]``. A feedback delay network has long lines; no matrix of their total length is formed.
 
     Parameters
     ----------
@@ -103,11 +103,11 @@ class DelayStateSpace(Filter):
 
     Notes
     -----
-    *State*: field ``lines``, the n delay lines one after the other, ``sum(delays)`` numbers; zero at rest. Computed in float64
-    whatever the signal's dtype, as float32 coefficients move poles near z = 1.
+    *State*: field ``lines``, the n delay lines one after the other, ``sum(delays)`` numbers; zero at rest. Computed in
+    float64 whatever the signal's dtype, as float32 coefficients move poles near z = 1.
 
-    *Stability*: bounded-input bounded-output if all roots of det(diag(z^m_i) - A) lie within the unit circle, and only then if no
-    mode is hidden from input or output.
+    *Stability*: bounded-input bounded-output if all roots of det(diag(z^m_i) - A) lie within the unit circle, and only
+    then if no mode is hidden from input or output.
 
     Raises
     ------
@@ -209,11 +209,11 @@ class DelayStateSpace(Filter):
         return du.astype(u.dtype), initial.astype(dx.dtype), params
 
     def _linearize(self, state: State, u: NDArray[Any]) -> DelayStateSpace:
-        matrices = (self._own[name].astype(np.float64) for name in "ABCD")
-        return space(*matrices, self.delays, sample_rate=self.sample_rate)
+        A, B, C, D = (self._own[name].astype(np.float64) for name in "ABCD")
+        return space(A, B, C, D, self.delays, sample_rate=self.sample_rate)
 
     def expand(self) -> StateSpace:
-        """The same filter with one state a delayed sample: ordinary, dense state space, in the order of ``state.ravel()``.
+        """The same filter as dense state space, one state a delayed sample, in the order of ``state.ravel()``.
 
         Raises
         ------
@@ -234,7 +234,7 @@ class DelayStateSpace(Filter):
         return StateSpace(A, B, C, self.D, sample_rate=self.sample_rate)
 
     def frequency_response(self, w: ArrayLike) -> NDArray[np.complex128]:
-        """H(e^{jw}) = D + C (diag(z^m) - A)^-1 B for angles ``w`` in radians a sample; shape (len(w), n_outputs, n_inputs)."""
+        """H(e^{jw}) = D + C (diag(z^m) - A)^-1 B at angles ``w`` (radians a sample), shape (n, n_outputs, n_inputs)."""
         w = np.atleast_1d(np.asarray(w, np.float64))
         loop = np.zeros((w.size, self.delays.size, self.delays.size), np.complex128)
         np.einsum("wii->wi", loop)[...] = np.exp(1j * w[:, None] * self.delays)
@@ -279,7 +279,9 @@ class StateSpace(DelayStateSpace):
 
     def _setup(self) -> None:
         if set(self.config["delays"]) - {1}:
-            raise ParameterError(f"StateSpace has delays of one sample, not {self.config['delays']}: use DelayStateSpace")
+            raise ParameterError(
+                f"StateSpace has delays of one sample, not {self.config['delays']}: use DelayStateSpace"
+            )
         super()._setup()
 
 
@@ -357,7 +359,7 @@ def parallel(first: DelayStateSpace, second: DelayStateSpace) -> DelayStateSpace
 
 
 def feedback(forward: DelayStateSpace, backward: DelayStateSpace, n_samples: int) -> DelayStateSpace:
-    """``y = forward(u + backward(y delayed by n_samples))`` as one linear filter; its first states are the loop's delay lines."""
+    """``y = forward(u + backward(y delayed by n_samples))`` as one linear filter, the loop's delay lines first."""
     p = forward.n_outputs
     # open the loop at the line: (u, z) -> y with z = y[t - n]; backward reads z, forward reads u + backward(z)
     k = forward.n_inputs

@@ -1,0 +1,13 @@
+from .allpass import GerzonAllpass as GerzonAllpass
+from .dense import Dense as Dense
+from .elman import Elman as Elman
+from .fdn import FeedbackDelayNetwork as FeedbackDelayNetwork
+from .fdn import orthogonal_matrix as orthogonal_matrix
+from .gru import GRU as GRU
+from .lstm import LSTM as LSTM
+from .named import named as named
+from .sections import SOS as SOS
+from .sections import TransferFunction as TransferFunction
+from .state_space import DelayStateSpace as DelayStateSpace
+from .state_space import StateSpace as StateSpace
+from .state_variable import StateVariable as StateVariable

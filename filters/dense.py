@@ -1,0 +1,178 @@
+"""The dense layer: a memoryless linear map, then an activation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from rnndsp._jit import kernel
+from rnndsp._mixing import accumulate
+from rnndsp.activations import sigmoid, tanh
+from rnndsp.errors import ParameterError
+from rnndsp.filter import Filter
+from rnndsp.state import State
+from rnndsp.statespace import DelayStateSpace, gain
+
+__all__ = ["Dense"]
+
+# Slope of each activation as a function of its value; the place of a name is its number in the kernel.
+_SLOPES: dict[str, Callable[[NDArray[Any]], NDArray[Any]]] = {
+    "identity": np.ones_like,
+    "tanh": lambda y: 1 - y * y,
+    "relu": lambda y: (y > 0).astype(y.dtype),
+    "sigmoid": lambda y: y * (1 - y),
+}
+
+
+@kernel
+def _forward(u: Any, y: Any, WT: Any, b: Any, activation: Any) -> None:
+    for voice in range(u.shape[0]):
+        for t in range(u.shape[1]):
+            out = y[voice, t]
+            for j in range(out.size):
+                out[j] = b[j]
+            accumulate(out, WT, u[voice, t])
+            if activation == 1:
+                for j in range(out.size):
+                    out[j] = tanh(out[j])
+            elif activation == 2:
+                for j in range(out.size):
+                    if out[j] < 0:  # the comparison this way round lets a NaN through
+                        out[j] = 0
+            elif activation == 3:
+                for j in range(out.size):
+                    out[j] = sigmoid(out[j])
+
+
+class Dense(Filter):
+    r"""Dense layer: the same map at every sample, no memory.
+
+    .. math:: y[t] = \varphi(W u[t] + b)
+
+    Parameters
+    ----------
+    n_inputs, n_outputs : int
+    activation : {"identity", "tanh", "relu", "sigmoid"}
+        φ.
+    seed : int or Generator
+        For W uniform within ±1/sqrt(n_inputs); b is zero.
+    sample_rate : float, optional
+        Hz.
+
+    Notes
+    -----
+    *Parameters*: ``W`` (n_outputs, n_inputs) and ``b`` (n_outputs,).
+
+    *State*: none. Linear in the sense of :attr:`is_linear` where φ is the identity and b is zero.
+
+    *Stability*: always, having no state. As no φ is steeper than one, outputs are never further apart than ||W||_2
+    times the inputs; and for every input tanh stays within [-1, 1] and sigmoid within [0, 1].
+
+    Raises
+    ------
+    ParameterError
+        An activation that does not exist, or sizes that are not whole numbers of at least 1.
+
+    References
+    ----------
+    F. Rosenblatt (1958), "The perceptron: a probabilistic model for information storage and organization in the brain".
+    """
+
+    def __init__(
+        self,
+        n_inputs: int,
+        n_outputs: int,
+        *,
+        activation: str = "identity",
+        seed: int | np.random.Generator = 0,
+        sample_rate: float | None = None,
+    ) -> None:
+        config = {"n_inputs": n_inputs, "n_outputs": n_outputs, "activation": activation}
+        k, p = _count(config, "n_inputs"), _count(config, "n_outputs")
+        W = np.random.default_rng(seed).uniform(-1, 1, (p, k)) / np.sqrt(k)
+        super().__init__(config, {"W": W, "b": np.zeros(p)}, sample_rate=sample_rate)
+
+    def _setup(self) -> None:
+        self.n_inputs, self.n_outputs = _count(self.config, "n_inputs"), _count(self.config, "n_outputs")
+        activation = self.config["activation"]
+        if activation not in _SLOPES:
+            raise ParameterError(f"{activation=} is unknown; choose one of {sorted(_SLOPES)}")
+        self.is_linear = activation == "identity" and not np.any(self._own.get("b", 0))
+
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
+        return {"W": (self.n_outputs, self.n_inputs), "b": (self.n_outputs,)}
+
+    @classmethod
+    def from_torch(
+        cls,
+        state_dict: Mapping[str, ArrayLike],
+        *,
+        prefix: str = "",
+        activation: str = "identity",
+        sample_rate: float | None = None,
+    ) -> Self:
+        """A layer with the weights of a PyTorch ``Linear``.
+
+        Parameters
+        ----------
+        state_dict : mapping of str to array
+            ``weight`` and, unless it was made without, ``bias``; tensors on the CPU are arrays enough.
+        prefix : str
+            What stands before these names, ``"lin."``.
+        activation : {"identity", "tanh", "relu", "sigmoid"}
+            What follows the layer.
+
+        Raises
+        ------
+        ParameterError
+            A name is missing or left over, or a shape does not fit.
+        """
+        arrays = {name.removeprefix(prefix): np.asarray(v) for name, v in state_dict.items() if name.startswith(prefix)}
+        if set(arrays) not in ({"weight"}, {"weight", "bias"}):
+            raise ParameterError(
+                f"from_torch: found {sorted(arrays)}, needs ['weight'] and, if any, ['bias'] of one layer"
+            )
+        W = arrays["weight"]
+        if W.ndim != 2:
+            raise ParameterError(f"from_torch: a weight of shape {W.shape} is not a matrix")
+        p, k = W.shape
+        config = {"n_inputs": k, "n_outputs": p, "activation": activation}
+        return cls._restore(config, {"W": W, "b": arrays.get("bias", np.zeros(p, W.dtype))}, sample_rate=sample_rate)
+
+    def _weights(self, dtype: np.dtype[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+        def make() -> tuple[NDArray[Any], NDArray[Any]]:
+            return self._own["W"].T.astype(dtype, order="C"), self._own["b"].astype(dtype)
+
+        weights: tuple[NDArray[Any], NDArray[Any]] = self._derived(("weights", dtype), make)
+        return weights
+
+    def _advance(self, u: NDArray[Any], state: State, y: NDArray[Any]) -> None:
+        _forward(u, y, *self._weights(u.dtype), list(_SLOPES).index(self.config["activation"]))
+
+    def _record(self, u: NDArray[Any], state: State) -> tuple[NDArray[Any], Any]:
+        y = np.empty((*u.shape[:2], self.n_outputs), u.dtype)
+        self._advance(u, state, y)
+        return y, (u, y)
+
+    def _adjoint(
+        self, memory: Any, dy: NDArray[Any], dx: NDArray[Any]
+    ) -> tuple[NDArray[Any], NDArray[Any], dict[str, NDArray[Any]]]:
+        u, y = memory
+        da = (dy * _SLOPES[self.config["activation"]](y)).reshape(-1, self.n_outputs)
+        du = (da @ self._own["W"].astype(u.dtype)).reshape(u.shape)
+        return du, dx, {"W": da.T @ u.reshape(-1, self.n_inputs), "b": da.sum(axis=0)}
+
+    def _linearize(self, state: State, u: NDArray[Any]) -> DelayStateSpace:
+        y, _ = self._record(u[None, None], state)
+        slope = _SLOPES[self.config["activation"]](y[0, 0])
+        return gain(slope[:, None] * self._own["W"], sample_rate=self.sample_rate)
+
+
+def _count(config: Mapping[str, Any], name: str) -> int:
+    value = config[name]
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+        raise ParameterError(f"{name}={value!r} must be a whole number, at least 1")
+    return int(value)

@@ -1,0 +1,130 @@
+"""Feedback delay networks: reverberation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from rnndsp.errors import ParameterError
+from rnndsp.statespace import DelayStateSpace
+
+__all__ = ["FeedbackDelayNetwork", "orthogonal_matrix"]
+
+# How far the columns of a matrix may be from orthonormal.
+ORTHOGONAL = 1e-9
+
+
+def orthogonal_matrix(n: int, kind: str = "householder", *, seed: int | np.random.Generator = 0) -> NDArray[np.float64]:
+    """An orthogonal matrix to close a loop with.
+
+    Parameters
+    ----------
+    n : int
+    kind : {"householder", "hadamard", "random"}
+        I - (2/n) 1 1^T, which mixes every line into every other; Hadamard's of +-1/sqrt(n), n a power of two; or one
+        drawn uniformly (Haar) from ``seed``.
+    seed : int or Generator
+
+    Raises
+    ------
+    ParameterError
+        An unknown kind, or a Hadamard matrix of a size that is no power of two.
+    """
+    if n < 1:
+        raise ParameterError(f"{n=} must be at least 1")
+    if kind == "householder":
+        return np.eye(n) - 2 / n * np.ones((n, n)) if n > 1 else np.eye(1)
+    if kind == "hadamard":
+        if n & (n - 1):
+            raise ParameterError(f"a Hadamard matrix needs a power of two, not {n}; take 'householder' or 'random'")
+        H = np.ones((1, 1))
+        while len(H) < n:
+            H = np.block([[H, H], [H, -H]])
+        return np.asarray(H / np.sqrt(n))
+    if kind == "random":
+        Q, R = np.linalg.qr(np.random.default_rng(seed).standard_normal((n, n)))
+        return Q * np.sign(np.diag(R))
+    raise ParameterError(f"{kind=}: choose 'householder', 'hadamard' or 'random'")
+
+
+def require_orthogonal(U: ArrayLike) -> NDArray[np.float64]:
+    """The matrix, or a :class:`ParameterError` that says by how much it is not orthogonal."""
+    matrix = np.asarray(U, np.float64)
+    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
+        raise ParameterError(f"an orthogonal matrix is square, not of shape {matrix.shape}")
+    error = np.max(np.abs(matrix @ matrix.T - np.eye(len(matrix))), initial=0)
+    if not error <= ORTHOGONAL:
+        raise ParameterError(f"the matrix is not orthogonal: U U^T differs from the identity by {error:.3g}")
+    return matrix
+
+
+class FeedbackDelayNetwork(DelayStateSpace):
+    r"""Delay lines that feed each other through an orthogonal matrix, every echo losing level at the same rate.
+
+    .. math:: d_i[t] = v_i[t - m_i], \quad v = U\,\Gamma d + B u, \quad y = C\,d + D\,u, \qquad
+              \Gamma = \mathrm{diag}(\gamma^{m_i}), \quad \gamma = 10^{-3 / (f_s T_{60})}
+
+    Parameters
+    ----------
+    delays : sequence of int
+        Lengths m_i in samples; mutually prime ones give the smoothest tail.
+    t60_s : float
+        Time in which the tail decays by 60 dB.
+    sample_rate : float
+        Hz.
+    n_channels : int
+        Inputs and outputs.
+    matrix : {"householder", "hadamard", "random"} or array
+        U, orthogonal: a kind of :func:`orthogonal_matrix`, or the matrix itself.
+    dry, wet : float
+        Gains of the direct sound, and of the network, which is normalised to about unit energy of its impulse response.
+    seed : int or Generator
+        For the random matrix and the signs of B and C.
+
+    Notes
+    -----
+    *State*: field ``lines``, see :class:`DelayStateSpace`; zero at rest.
+
+    *Stability*: with U orthogonal all poles lie on the circle of radius γ < 1, whatever the delays, since
+    diag(z^m) - UΓ is singular only where diag((z/γ)^m) - U is. That is what makes the decay time exact.
+
+    Raises
+    ------
+    ParameterError
+        A decay time that is not positive, a matrix that is not orthogonal, or of another size than the number of
+        delays.
+
+    References
+    ----------
+    J.-M. Jot, A. Chaigne (1991), "Digital delay networks for designing artificial reverberators". M. A. Gerzon (1976),
+    "Unitary (energy-preserving) multichannel networks with feedback".
+    """
+
+    def __init__(
+        self,
+        delays: Sequence[int] | NDArray[np.integer],
+        *,
+        t60_s: float,
+        sample_rate: float,
+        n_channels: int = 1,
+        matrix: str | ArrayLike = "householder",
+        dry: float = 0.0,
+        wet: float = 1.0,
+        seed: int | np.random.Generator = 0,
+    ) -> None:
+        if not (0 < t60_s < np.inf and 0 < sample_rate < np.inf):
+            raise ParameterError(f"{t60_s=} and {sample_rate=} must be positive and finite")
+        rng = np.random.default_rng(seed)
+        m = np.asarray(delays)
+        U = orthogonal_matrix(m.size, matrix, seed=rng) if isinstance(matrix, str) else require_orthogonal(matrix)
+        if m.ndim != 1 or len(U) != m.size:
+            raise ParameterError(f"{m.size} delays of shape {m.shape} and a matrix of shape {U.shape} do not fit")
+        decay = 10 ** (-3 * m / (sample_rate * t60_s))
+        # each channel drives and hears every line, with signs that tell the channels apart
+        B = rng.choice([-1.0, 1.0], (m.size, n_channels)) / np.sqrt(m.size)
+        C = rng.choice([-1.0, 1.0], (n_channels, m.size)) * decay
+        # the mean energy of a response: what B sends in, over what is lost in the average line
+        energy = n_channels * np.mean(decay**2) / (1 - np.mean(decay**2))
+        super().__init__(U * decay, B, wet * C / np.sqrt(energy), dry * np.eye(n_channels), m, sample_rate=sample_rate)

@@ -1,0 +1,169 @@
+"""Filters by name, ``lowpass:cutoff_hz=4000,order=4``, for the command line and for quick trials."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from importlib import resources
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rnndsp import formats
+from rnndsp.composition import Feedback, Parallel, Series
+from rnndsp.errors import ParameterError
+from rnndsp.filter import Filter
+from rnndsp.filters.allpass import GerzonAllpass
+from rnndsp.filters.fdn import FeedbackDelayNetwork
+from rnndsp.filters.sections import SOS
+from rnndsp.statespace import delay, gain
+
+__all__ = ["NAMES", "named"]
+
+
+Kind = Literal["lowpass", "highpass", "bandpass", "bandstop"]
+
+
+def _butterworth(kind: Kind, edges_hz: tuple[float, ...], order: int, sample_rate: float) -> SOS:
+    from scipy import signal
+
+    if not all(0 < edge < sample_rate / 2 for edge in edges_hz) or list(edges_hz) != sorted(set(edges_hz)):
+        raise ParameterError(
+            f"{kind} at {edges_hz} Hz: must rise within 0 and half the sample rate, {sample_rate / 2:g} Hz"
+        )
+    if not 1 <= order <= 24:
+        raise ParameterError(f"{order=} must lie within 1 and 24")
+    edge = edges_hz[0] if len(edges_hz) == 1 else list(edges_hz)
+    return SOS(signal.butter(order, edge, kind, output="sos", fs=sample_rate), sample_rate=sample_rate)
+
+
+def lowpass(sample_rate: float, n_channels: int, *, cutoff_hz: float = 1000.0, order: int = 2) -> Filter:
+    """Butterworth lowpass"""
+    return _butterworth("lowpass", (cutoff_hz,), order, sample_rate)
+
+
+def highpass(sample_rate: float, n_channels: int, *, cutoff_hz: float = 100.0, order: int = 2) -> Filter:
+    """Butterworth highpass"""
+    return _butterworth("highpass", (cutoff_hz,), order, sample_rate)
+
+
+def bandpass(
+    sample_rate: float, n_channels: int, *, low_hz: float = 300.0, high_hz: float = 3400.0, order: int = 2
+) -> Filter:
+    """Butterworth bandpass"""
+    return _butterworth("bandpass", (low_hz, high_hz), order, sample_rate)
+
+
+def bandstop(
+    sample_rate: float, n_channels: int, *, low_hz: float = 45.0, high_hz: float = 55.0, order: int = 2
+) -> Filter:
+    """Butterworth bandstop"""
+    return _butterworth("bandstop", (low_hz, high_hz), order, sample_rate)
+
+
+def allpass(sample_rate: float, n_channels: int, *, delay_s: float = 0.01, gain: float = 0.6) -> Filter:
+    """Gerzon allpass, the first channel's line of delay_s, the others' a little longer"""
+    lengths = _primes(delay_s * sample_rate * 1.07 ** np.arange(n_channels))
+    return GerzonAllpass(lengths, gain=gain, sample_rate=sample_rate)
+
+
+def echo(
+    sample_rate: float, n_channels: int, *, delay_s: float = 0.35, feedback: float = 0.5, mix: float = 0.4
+) -> Filter:
+    """repeats every delay_s, each by the factor feedback weaker"""
+    n = _samples(delay_s, sample_rate)
+    loop = Feedback(gain(1.0), feedback, delay=n)
+    return Parallel(gain(1.0, sample_rate=sample_rate), delay(n) >> loop >> gain(mix))
+
+
+def reverb(sample_rate: float, n_channels: int, *, t60_s: float = 2.0, size: float = 1.0, mix: float = 0.25) -> Filter:
+    """allpass diffusion into a feedback delay network of 16 lines"""
+    if not 0.05 <= size <= 10:
+        raise ParameterError(f"{size=} must lie within 0.05 and 10")
+    spread = 1.05 ** np.arange(n_channels)
+    diffusers = [
+        GerzonAllpass(_primes(ms * 1e-3 * size * sample_rate * spread), gain=0.65, sample_rate=sample_rate)
+        for ms in (4.3, 7.1, 11.9)
+    ]
+    # from 23 to 79 ms: a hall of a few metres, echoes too dense to count after a tenth of a second
+    lengths = _primes(1e-3 * size * sample_rate * np.geomspace(23, 79, 16))
+    network = FeedbackDelayNetwork(
+        lengths, t60_s=t60_s, sample_rate=sample_rate, n_channels=n_channels, matrix="hadamard", wet=mix, seed=1
+    )
+    return Parallel(gain(np.eye(n_channels), sample_rate=sample_rate), Series(*diffusers, network))
+
+
+def overdrive(sample_rate: float, n_channels: int, *, drive: float = 0.5) -> Filter:
+    """a trained LSTM that models a small overdrive circuit, with the control drive"""
+    with resources.as_file(resources.files("rnndsp") / "data" / "overdrive.safetensors") as path:
+        model = formats.load(path)
+    model.check_rate(sample_rate)
+    return model.replace(defaults=(drive,))
+
+
+NAMES: dict[str, Callable[..., Filter]] = {
+    design.__name__: design for design in (lowpass, highpass, bandpass, bandstop, allpass, echo, reverb, overdrive)
+}
+
+
+def named(spec: str, *, sample_rate: float, n_channels: int = 1) -> Filter:
+    """Build a filter from its name and settings.
+
+    Parameters
+    ----------
+    spec : str
+        ``name`` or ``name:key=value,key=value``; :data:`NAMES` has the names, and the signature of each its keys and
+        defaults.
+    sample_rate : float
+        Hz.
+    n_channels : int
+        For filters that treat channels together, as a reverb does; the others are for one channel.
+
+    Raises
+    ------
+    ParameterError
+        An unknown name or key, a value that is not a number or out of range.
+
+    Examples
+    --------
+    >>> named("lowpass:cutoff_hz=4000,order=4", sample_rate=48000).n_states
+    4
+    """
+    name, _, settings = spec.partition(":")
+    if name not in NAMES:
+        raise ParameterError(f"unknown filter {name!r}: choose one of {sorted(NAMES)}, or name a file that exists")
+    keys = {k: p for k, p in inspect.signature(NAMES[name]).parameters.items() if p.kind is p.KEYWORD_ONLY}
+    usage = f"{name}:" + ",".join(f"{key}={p.default}" for key, p in keys.items())
+    given: dict[str, float | int] = {}
+    for setting in filter(None, settings.split(",")):
+        key, _, value = setting.partition("=")
+        if key not in keys or key in given:
+            raise ParameterError(f"{spec!r}: unknown or repeated setting {key!r}; all of them are {usage}")
+        try:
+            given[key] = type(keys[key].default)(value)
+        except ValueError:
+            raise ParameterError(
+                f"{spec!r}: {key}={value!r} is no {type(keys[key].default).__name__}; e.g. {usage}"
+            ) from None
+        if not np.isfinite(given[key]):
+            raise ParameterError(f"{spec!r}: {key} must be finite")
+    return NAMES[name](sample_rate, n_channels, **given)
+
+
+def _samples(time_s: float, sample_rate: float) -> int:
+    n = round(time_s * sample_rate)
+    if not 1 <= n <= 60 * sample_rate:
+        raise ParameterError(f"a delay of {time_s} s is less than a sample or more than a minute")
+    return n
+
+
+def _primes(lengths: NDArray[np.floating[Any]]) -> list[int]:
+    """Distinct primes near the lengths: lines without common factors have no echoes in common."""
+    found: list[int] = []
+    for length in lengths:
+        n = max(_samples(float(length), 1.0) if length < 1e6 else 10**6, 2)
+        while n in found or any(n % k == 0 for k in range(2, int(n**0.5) + 1)):
+            n += 1
+        found.append(n)
+    return found

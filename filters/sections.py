@@ -1,0 +1,280 @@
+"""Cascades of direct form II transposed sections: what scipy designs, as running filters."""
+
+from __future__ import annotations
+
+from functools import reduce
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from rnndsp._jit import kernel
+from rnndsp.activations import flush
+from rnndsp.errors import ParameterError
+from rnndsp.filter import Filter
+from rnndsp.state import Field, State
+from rnndsp.statespace import DelayStateSpace, StateSpace, series
+
+__all__ = ["SOS", "TransferFunction"]
+
+
+@kernel
+def _forward(u: Any, y: Any, z: Any, index: Any, b: Any, a: Any, tape: Any) -> None:
+    """``tape`` takes what goes through the cascade: the input of every section, and the output of the last."""
+    n_sections, order = a.shape
+    taped = tape.shape[1] > 0
+    x = np.zeros((n_sections, order + 1))  # the states, and the zero that moves into the last one
+    for voice in range(u.shape[0]):
+        x[:, :order] = z[voice]
+        for t in range(u.shape[1]):
+            v = np.float64(u[voice, t, 0])
+            for s in range(n_sections):
+                if taped:
+                    tape[voice, t, s] = v
+                w = b[s, 0] * v + x[s, 0]
+                for k in range(order):
+                    x[s, k] = (x[s, k + 1] + b[s, k + 1] * v) - a[s, k] * w  # w is known last
+                v = w
+            if taped:
+                tape[voice, t, n_sections] = v
+            y[voice, t, 0] = flush(v)
+            # at every sample this would lengthen the recursion by a third; 16 samples are too few to turn subnormal
+            if (index + t) % 16 == 0:
+                for s in range(n_sections):
+                    for k in range(order):
+                        x[s, k] = flush(x[s, k])
+        z[voice] = x[:, :order]
+
+
+@kernel
+def _backward(dy: Any, du: Any, dz: Any, b: Any, a: Any, tape: Any, db: Any, da: Any) -> None:
+    """The adjoint has direct form: ``p[s, k]`` is the derivative by the output of section s, k samples on."""
+    n_sections, order = a.shape
+    p = np.zeros((n_sections, order + 1))
+    for voice in range(dy.shape[0]):
+        p[:, 1:] = dz[voice]
+        for t in range(dy.shape[1] - 1, -1, -1):
+            d: Any = np.float64(dy[voice, t, 0])
+            for s in range(n_sections - 1, -1, -1):
+                v, w = tape[voice, t, s], tape[voice, t, s + 1]
+                for k in range(order):
+                    d -= a[s, k] * p[s, k + 1]
+                    da[s, k] -= p[s, k + 1] * w
+                p[s, 0] = d
+                d = 0.0
+                for k in range(order + 1):
+                    d += b[s, k] * p[s, k]
+                    db[s, k] += p[s, k] * v
+                for k in range(order, 0, -1):
+                    p[s, k] = p[s, k - 1]
+            du[voice, t, 0] = d
+        dz[voice] = p[:, 1:]
+
+
+class _Cascade(Filter):
+    """Sections of equal order in series, each in direct form II transposed."""
+
+    is_linear = True
+    n_inputs = n_outputs = 1
+
+    def _set_size(self, n_sections: int, order: int) -> None:
+        for name, value, least in (("n_sections", n_sections, 1), ("order", order, 0)):
+            if not isinstance(value, int | np.integer) or value < least:
+                raise ParameterError(f"{name}={value!r} must be a whole number, at least {least}")
+        self.n_sections, self.order = int(n_sections), int(order)
+        self.fields = (Field("z", (self.n_sections, self.order)),)
+
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
+        return {"b": (self.n_sections, self.order + 1), "a": (self.n_sections, self.order)}
+
+    def _state_dtype(self, dtype: np.dtype[Any]) -> np.dtype[Any]:
+        return np.dtype(np.float64)
+
+    def _coefficients(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        def make() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+            return self._own["b"].astype(np.float64, order="C"), self._own["a"].astype(np.float64, order="C")
+
+        coefficients: tuple[NDArray[np.float64], NDArray[np.float64]] = self._derived("coefficients", make)
+        return coefficients
+
+    def _run(self, u: NDArray[Any], state: State, y: NDArray[Any], tape: NDArray[np.float64]) -> None:
+        z = state.rows.reshape(len(u), self.n_sections, self.order)
+        _forward(u, y, z, state.index, *self._coefficients(), tape)
+
+    def _advance(self, u: NDArray[Any], state: State, y: NDArray[Any]) -> None:
+        self._run(u, state, y, np.empty((u.shape[0], 0, 0)))
+
+    def _record(self, u: NDArray[Any], state: State) -> tuple[NDArray[Any], Any]:
+        y = np.empty((*u.shape[:2], 1), u.dtype)
+        tape = np.empty((*u.shape[:2], self.n_sections + 1))
+        self._run(u, state, y, tape)
+        return y, tape
+
+    def _adjoint(
+        self, memory: Any, dy: NDArray[Any], dx: NDArray[Any]
+    ) -> tuple[NDArray[Any], NDArray[Any], dict[str, NDArray[Any]]]:
+        b, a = self._coefficients()
+        du, db, da = np.empty(dy.shape, dy.dtype), np.zeros_like(b), np.zeros_like(a)
+        dz = dx.astype(np.float64).reshape(len(dx), *a.shape)
+        _backward(dy, du, dz, b, a, memory, db, da)
+        return du, dz.reshape(dx.shape).astype(dx.dtype), {"b": db, "a": da}
+
+    def _linearize(self, state: State, u: NDArray[Any]) -> DelayStateSpace:
+        def section(b: NDArray[Any], a: NDArray[Any]) -> DelayStateSpace:
+            A = np.eye(self.order, k=1)
+            A[:, :1] -= a[:, None]
+            C = np.eye(1, self.order)
+            return StateSpace(A, (b[1:] - a * b[0])[:, None], C, b[:1, None], sample_rate=self.sample_rate)
+
+        return reduce(series, map(section, *self._coefficients()))
+
+
+class SOS(_Cascade):
+    r"""Second-order sections in series, each in direct form II transposed.
+
+    .. math::
+        w[t] = b_0 v[t] + z_0[t], \qquad z_0[t+1] = b_1 v[t] - a_1 w[t] + z_1[t], \qquad z_1[t+1] = b_2 v[t] - a_2 w[t]
+
+    The first section's v is the input, every other one's the w before it, and the last w is the output.
+
+    Parameters
+    ----------
+    sos : array, shape (n_sections, 6)
+        Rows b0, b1, b2, a0, a1, a2, as the designs of scipy.signal give with ``output="sos"``; divided by a0.
+    sample_rate : float, optional
+        Hz.
+
+    Notes
+    -----
+    *Parameters*: ``b`` (n_sections, 3) and ``a`` (n_sections, 2), a1 and a2; a0 = 1 is left out.
+
+    *State*: ``z`` (n_sections, 2), zero at rest: scipy's ``zi`` and ``zf``. State and coefficients are float64 whatever
+    the signal's dtype, as float32 coefficients move poles near z = 1.
+
+    *Stability*: the state decays if and only if \|a2\| < 1 and \|a1\| < 1 + a2 in every section, for constant
+    coefficients: sections switched while they run can grow although each is stable. Under the same condition the output
+    is bounded for bounded input, and under no other unless a zero of the cascade cancels an outer pole.
+
+    Raises
+    ------
+    ParameterError
+        A shape that is not (n_sections, 6), or a0 = 0.
+
+    See Also
+    --------
+    StateVariable : second order, safe to modulate.
+
+    References
+    ----------
+    L. B. Jackson (1970), "Roundoff-noise analysis for fixed-point digital filters realized in cascade or parallel
+    form".
+
+    Examples
+    --------
+    >>> from scipy.signal import butter
+    >>> lowpass = SOS(butter(4, 1000, fs=48000, output="sos"), sample_rate=48000)
+    >>> round(lowpass.spectral_radius(), 4)
+    0.9512
+    """
+
+    def __init__(self, sos: ArrayLike, *, sample_rate: float | None = None) -> None:
+        table = np.asarray(sos)
+        if table.ndim != 2 or table.shape[1] != 6 or not len(table):
+            raise ParameterError(f"sos has shape {table.shape}, must be (n_sections, 6): rows b0, b1, b2, a0, a1, a2")
+        b, a = _normalised(*np.split(_real("sos", table), 2, axis=1))
+        super().__init__({"n_sections": len(table)}, {"b": b, "a": a}, sample_rate=sample_rate)
+
+    def _setup(self) -> None:
+        self._set_size(self.config["n_sections"], 2)
+
+    @classmethod
+    def from_zpk(cls, z: ArrayLike, p: ArrayLike, k: float, *, sample_rate: float | None = None) -> Self:
+        """The cascade with zeros ``z``, poles ``p`` and gain ``k``, paired by scipy's ``zpk2sos``."""
+        from scipy.signal import zpk2sos
+
+        return cls(zpk2sos(np.asarray(z), np.asarray(p), k), sample_rate=sample_rate)
+
+    @property
+    def sos(self) -> NDArray[np.float64]:
+        """The sections as scipy's array of shape (n_sections, 6)."""
+        b, a = self._coefficients()
+        return np.hstack([b, np.ones((self.n_sections, 1)), a])
+
+
+class TransferFunction(_Cascade):
+    r"""Rational transfer function in direct form II transposed, scipy's ``lfilter``.
+
+    .. math:: H(z) = \frac{b_0 + b_1 z^{-1} + \dots + b_K z^{-K}}{1 + a_1 z^{-1} + \dots + a_K z^{-K}}
+
+    .. math:: y[t] = b_0 u[t] + z_0[t], \qquad z_k[t+1] = b_{k+1} u[t] - a_{k+1} y[t] + z_{k+1}[t], \qquad z_K = 0
+
+    Parameters
+    ----------
+    b, a : array, one-dimensional
+        Numerator and denominator in rising powers of 1/z; both are divided by a[0], the shorter one is filled up with
+        zeros. ``a=[1]`` makes an FIR filter.
+    sample_rate : float, optional
+        Hz.
+
+    Notes
+    -----
+    *Parameters*: ``b`` (1, K+1) and ``a`` (1, K), a1 to aK; a0 = 1 is left out. K = max(len(b), len(a)) - 1.
+
+    *State*: ``z`` (1, K), zero at rest: scipy's ``zi`` and ``zf``. State and coefficients are float64 whatever the
+    signal's dtype.
+
+    *Stability*: the state decays if and only if all roots of z^K + a1 z^(K-1) + ... + aK lie within the unit circle.
+    Then the output is bounded for bounded input, and else only if a zero cancels every outer root. K roots that lie
+    together move by the K-th root of a rounding error: above order 6 or so, for a low cutoff sooner, design an
+    :class:`SOS` instead, since :meth:`to_sos` cannot bring back what the coefficients have lost.
+
+    Raises
+    ------
+    ParameterError
+        Coefficients that are not one-dimensional or missing, or a[0] = 0.
+
+    References
+    ----------
+    A. V. Oppenheim, R. W. Schafer (1975), "Digital signal processing".
+
+    Examples
+    --------
+    >>> TransferFunction([0.5], [1, -0.5])([1.0, 0.0, 0.0])
+    array([0.5  , 0.25 , 0.125])
+    """
+
+    def __init__(self, b: ArrayLike, a: ArrayLike, *, sample_rate: float | None = None) -> None:
+        numerator, denominator = _real("b", b), _real("a", a)
+        for name, value in (("b", numerator), ("a", denominator)):
+            if value.ndim != 1 or not value.size:
+                raise ParameterError(f"{name} has shape {value.shape}, must be one-dimensional and not empty")
+        order = max(numerator.size, denominator.size) - 1
+        full = (np.pad(c, (0, order + 1 - c.size))[None] for c in (numerator, denominator))
+        params = dict(zip("ba", _normalised(*full), strict=True))
+        super().__init__({"order": order}, params, sample_rate=sample_rate)
+
+    def _setup(self) -> None:
+        self._set_size(1, self.config["order"])
+
+    def to_sos(self) -> SOS:
+        """The same filter in second-order sections, paired by scipy's ``tf2sos``; its state has another layout."""
+        from scipy.signal import tf2sos
+
+        (b,), (a,) = self._coefficients()
+        return SOS(tf2sos(b, [1, *a]), sample_rate=self.sample_rate)
+
+
+def _real(name: str, value: ArrayLike) -> NDArray[np.float64]:
+    array = np.asarray(value)
+    if array.dtype.kind not in "fiub":
+        raise ParameterError(f"{name} has dtype {array.dtype}; give real coefficients")
+    return array.astype(np.float64)
+
+
+def _normalised(b: NDArray[np.float64], a: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Rows of numerators and denominators divided by a0, which is left out."""
+    if not a[:, 0].all():
+        raise ParameterError(
+            "a0 = 0: the first coefficient of a denominator must not vanish, or the output would precede the input"
+        )
+    return b / a[:, :1], a[:, 1:] / a[:, :1]

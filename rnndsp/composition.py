@@ -1,0 +1,489 @@
+"""Filters made of filters: series, parallel, residual, feedback, and knobs. Each is again a filter."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rnndsp import statespace
+from rnndsp.errors import ParameterError
+from rnndsp.filter import Control, Filter
+from rnndsp.stability import MARGIN, Boundedness
+from rnndsp.state import Field, State
+from rnndsp.statespace import DelayStateSpace
+
+__all__ = ["Feedback", "Knobs", "Latency", "Parallel", "Residual", "Series"]
+
+Params = dict[str, NDArray[Any]]
+# what a filter's _adjoint returns: derivatives of the input, of the initial state, of the parameters
+Backward = tuple[NDArray[Any], NDArray[Any], Params]
+
+
+class _Composition(Filter):
+    """What compositions share: handing each child its controls, and collecting its gradients."""
+
+    def _setup(self) -> None:
+        for child in self.children:
+            if not isinstance(child, Filter):
+                raise ParameterError(f"{child!r} is not a filter")
+        self.is_linear = all(child.is_linear for child in self.children)
+        self.period = math.lcm(*(child.period for child in self.children))
+
+    def _inputs(self, u: NDArray[Any]) -> tuple[NDArray[Any], list[NDArray[Any]]]:
+        """The signal, and the columns of controls of each child."""
+        columns, start = [], self.n_inputs
+        for child in self.children:
+            stop = start + len(child.controls)
+            columns.append(u[..., start:stop])
+            start = stop
+        return u[..., : self.n_inputs], columns
+
+    def _contraction(self) -> str | None:
+        own = super()._contraction()
+        if own is None and all(child._contraction() for child in self.children):
+            return "every part contracts: " + "; ".join(dict.fromkeys(str(c._contraction()) for c in self.children))
+        return own
+
+    def _split(self, dx: NDArray[Any]) -> list[NDArray[Any]]:
+        """Cut a flat state into the own part and one for each child."""
+        own = sum(field.size for field in self.fields)
+        return np.split(dx, np.cumsum([own, *(child.n_states for child in self.children)])[:-1], axis=1)
+
+
+def _joined(signal: NDArray[Any], controls: NDArray[Any]) -> NDArray[Any]:
+    """A child's kernel input: contiguous, its controls appended."""
+    if not controls.shape[-1]:
+        return np.ascontiguousarray(signal)
+    return np.concatenate([signal, controls], axis=-1)
+
+
+def _output(child: Filter, u: NDArray[Any]) -> NDArray[Any]:
+    return np.empty((*u.shape[:2], child.n_outputs), u.dtype)
+
+
+def _peek(child: Filter, state: State, u: NDArray[Any]) -> NDArray[Any]:
+    """The output frame for one input frame, the state left alone."""
+    y = np.empty((1, 1, child.n_outputs))
+    child._process(u[None, None], state.copy(), y)
+    frame: NDArray[Any] = y[0, 0]
+    return frame
+
+
+def _prefixed(params: list[Params]) -> Params:
+    return {f"{place}.{name}": value for place, own in enumerate(params) for name, value in own.items()}
+
+
+class Series(_Composition):
+    """``a >> b >> c``: the output of each filter is the input of the next.
+
+    Parameters
+    ----------
+    *filters : Filter
+        The outputs of each as many as the inputs of the next.
+
+    Notes
+    -----
+    *State*: the filters' states in ``children``. *Latency*: the sum. *Stability*: a series of filters that are
+    bounded-input bounded-output, input-to-state stable or contracting is so too.
+
+    Raises
+    ------
+    ParameterError
+        Channel counts, sample rates or control names that do not fit.
+    """
+
+    def __init__(self, *filters: Filter) -> None:
+        flat = [part for f in filters for part in (f.children if type(f) is Series else (f,))]
+        super().__init__({}, {}, flat)
+
+    def _setup(self) -> None:
+        super()._setup()
+        if not self.children:
+            raise ParameterError("Series needs at least one filter")
+        for before, after in zip(self.children, self.children[1:], strict=False):
+            if before.n_outputs != after.n_inputs:
+                raise ParameterError(
+                    f"{type(before).__name__} has {before.n_outputs} outputs, {type(after).__name__} after it has "
+                    f"{after.n_inputs} inputs; put a Dense or a gain matrix in between"
+                )
+        self.n_inputs, self.n_outputs = self.children[0].n_inputs, self.children[-1].n_outputs
+        self.latency = sum(child.latency for child in self.children)
+
+    def _advance(self, u: NDArray[Any], state: State, y: NDArray[Any]) -> None:
+        signal, controls = self._inputs(u)
+        last = len(self.children) - 1
+        for place, (child, inner) in enumerate(zip(self.children, state.children, strict=True)):
+            full = _joined(signal, controls[place])
+            signal = y if place == last else _output(child, full)
+            child._process(full, inner, signal)
+
+    def _record(self, u: NDArray[Any], state: State) -> tuple[NDArray[Any], Any]:
+        signal, controls = self._inputs(u)
+        memories = []
+        for child, inner, columns in zip(self.children, state.children, controls, strict=True):
+            signal, memory = child._tape(_joined(signal, columns), inner)
+            memories.append(memory)
+        return signal, memories
+
+    def _adjoint(self, memory: Any, dy: NDArray[Any], dx: NDArray[Any]) -> Backward:
+        parts = self._split(dx)[1:]
+        params: list[Params] = [{}] * len(parts)
+        columns: list[NDArray[Any]] = [dy] * len(parts)
+        for place in reversed(range(len(parts))):
+            child = self.children[place]
+            du, parts[place], params[place] = child._adjoint(memory[place], np.ascontiguousarray(dy), parts[place])
+            dy, columns[place] = du[..., : child.n_inputs], du[..., child.n_inputs :]
+        return np.concatenate([dy, *columns], axis=-1), np.concatenate(parts, axis=1), _prefixed(params)
+
+    def _boundedness(self) -> Boundedness:
+        kinds = [child._boundedness() for child in self.children]
+        if Boundedness.SATURATING in kinds:
+            # after the last part that saturates all that counts is what follows it
+            last = len(kinds) - 1 - kinds[::-1].index(Boundedness.SATURATING)
+            return Boundedness.SATURATING if all(kinds[last:]) else Boundedness.UNKNOWN
+        return min(kinds)
+
+    def _linearize(self, state: State, u: NDArray[Any]) -> DelayStateSpace:
+        signal, controls = self._inputs(u)
+        whole: DelayStateSpace | None = None
+        for child, inner, columns in zip(self.children, state.children, controls, strict=True):
+            frame = np.concatenate([signal, columns])
+            part = child._linearize(inner, frame)
+            whole = part if whole is None else statespace.series(whole, part)
+            signal = _peek(child, inner, frame)
+        assert whole is not None
+        return whole
+
+
+class Parallel(_Composition):
+    """``a + b``: all filters on the same input, their outputs summed.
+
+    Parameters
+    ----------
+    *filters : Filter
+        Of equal numbers of inputs and of outputs. Those of less latency than the others are delayed to match.
+
+    Notes
+    -----
+    *State*: the filters' states in ``children``. *Latency*: the largest. *Stability*: a sum of stable filters is
+    stable.
+
+    Raises
+    ------
+    ParameterError
+        Channel counts, sample rates or control names that do not fit.
+    """
+
+    def __init__(self, *filters: Filter) -> None:
+        flat = [part for f in filters for part in (f.children if type(f) is Parallel else (f,))]
+        latency = max((f.latency for f in flat), default=0)
+        aligned = [f if f.latency == latency else f >> Latency(latency - f.latency, f.n_outputs) for f in flat]
+        super().__init__({}, {}, aligned)
+
+    def _setup(self) -> None:
+        super()._setup()
+        shapes = {(child.n_inputs, child.n_outputs) for child in self.children}
+        if len(shapes) != 1:
+            raise ParameterError(f"Parallel needs filters of equal inputs and outputs, not {sorted(shapes)}")
+        if len({child.latency for child in self.children}) != 1:
+            raise ParameterError("Parallel needs filters of equal latency")
+        ((self.n_inputs, self.n_outputs),) = shapes
+        self.latency = self.children[0].latency
+
+    def _advance(self, u: NDArray[Any], state: State, y: NDArray[Any]) -> None:
+        signal, controls = self._inputs(u)
+        y[...] = 0
+        part = np.empty_like(y)
+        for child, inner, columns in zip(self.children, state.children, controls, strict=True):
+            child._process(_joined(signal, columns), inner, part)
+            y += part
+
+    def _record(self, u: NDArray[Any], state: State) -> tuple[NDArray[Any], Any]:
+        signal, controls = self._inputs(u)
+        y = _output(self, u)
+        y[...] = 0
+        memories = []
+        for child, inner, columns in zip(self.children, state.children, controls, strict=True):
+            part, memory = child._tape(_joined(signal, columns), inner)
+            memories.append(memory)
+            y += part
+        return y, memories
+
+    def _adjoint(self, memory: Any, dy: NDArray[Any], dx: NDArray[Any]) -> Backward:
+        parts = self._split(dx)[1:]
+        sides = [
+            child._adjoint(inner, dy, part) for child, inner, part in zip(self.children, memory, parts, strict=True)
+        ]
+        total = np.sum([du[..., : self.n_inputs] for du, _, _ in sides], axis=0)
+        du = np.concatenate([total, *(du[..., self.n_inputs :] for du, _, _ in sides)], axis=-1)
+        return du, np.concatenate([dx for _, dx, _ in sides], axis=1), _prefixed([params for _, _, params in sides])
+
+    def _boundedness(self) -> Boundedness:
+        return min(child._boundedness() for child in self.children)
+
+    def _linearize(self, state: State, u: NDArray[Any]) -> DelayStateSpace:
+        signal, controls = self._inputs(u)
+        parts = [
+            child._linearize(inner, np.concatenate([signal, columns]))
+            for child, inner, columns in zip(self.children, state.children, controls, strict=True)
+        ]
+        whole = parts[0]
+        for part in parts[1:]:
+            whole = statespace.parallel(whole, part)
+        return whole
+
+
+class Residual(Parallel):
+    """``y = u + a(u)``, the dry signal delayed by the latency of ``a``.
+
+    Parameters
+    ----------
+    inner : Filter
+        With as many outputs as inputs.
+    """
+
+    def __init__(self, inner: Filter) -> None:
+        super().__init__(statespace.gain(np.eye(inner.n_inputs)), inner)
+
+
+class Latency(DelayStateSpace):
+    """A pure delay that nobody asked for: it counts as latency, where :func:`rnndsp.delay` is an effect.
+
+    Parameters
+    ----------
+    n_samples, n_channels : int
+    """
+
+    def __init__(self, n_samples: int, n_channels: int = 1) -> None:
+        if n_samples < 1:
+            raise ParameterError(f"{n_samples=} must be at least 1")
+        one = np.eye(n_channels)
+        super().__init__(0 * one, one, one, 0 * one, [n_samples] * n_channels)
+
+    def _setup(self) -> None:
+        super()._setup()
+        self.latency = int(self.delays[0])
+
+
+class Feedback(_Composition):
+    r"""A loop with an explicit delay.
+
+    .. math:: y[t] = F\big(u[t] + G(y[t - d])\big)
+
+    Parameters
+    ----------
+    forward : Filter
+        F.
+    backward : Filter or float
+        G, from the outputs of F to its inputs; a number is a gain. Its sign is yours: nothing is subtracted.
+    delay : int
+        d in samples, at least 1.
+    allow_unstable : bool
+        Accept a linear loop that does not decay: oscillators are instruments.
+
+    Notes
+    -----
+    *State*: field ``line``, the last d outputs, channel after channel; then the states of F and G in ``children``. Zero
+    at rest.
+
+    Blocks run through F and G in chunks of d samples, so a loop of a few samples costs a call of both each few samples.
+
+    *Stability*: a linear loop is refused unless its spectral radius is below one, which for it is necessary and
+    sufficient. For a nonlinear one nothing is checked here; a small gain, the product of the Lipschitz constants of F
+    and G below one, suffices.
+
+    Raises
+    ------
+    ParameterError
+        Channel counts that do not fit, or a linear loop with spectral radius >= 1.
+    """
+
+    def __init__(
+        self, forward: Filter, backward: Filter | float = 1.0, *, delay: int, allow_unstable: bool = False
+    ) -> None:
+        if not isinstance(backward, Filter):
+            backward = statespace.gain(float(backward) * np.eye(forward.n_outputs))
+        super().__init__({"delay": delay, "allow_unstable": allow_unstable}, {}, [forward, backward])
+
+    def _setup(self) -> None:
+        super()._setup()
+        if len(self.children) != 2:
+            raise ParameterError(f"Feedback has two parts, forward and backward, not {len(self.children)}")
+        forward, backward = self.children
+        delay = self.config["delay"]
+        if isinstance(delay, bool) or not isinstance(delay, int | np.integer) or delay < 1:
+            raise ParameterError(f"{delay=} must be a whole number of samples, at least 1")
+        if (backward.n_inputs, backward.n_outputs) != (forward.n_outputs, forward.n_inputs):
+            raise ParameterError(
+                f"backward has {backward.n_inputs} inputs and {backward.n_outputs} outputs, forward needs "
+                f"{forward.n_outputs} and {forward.n_inputs}"
+            )
+        self.n_inputs, self.n_outputs = forward.n_inputs, forward.n_outputs
+        self.latency = forward.latency
+        self.delay = int(delay)
+        self.fields = (Field("line", (self.n_outputs * self.delay,), (self.delay,) * self.n_outputs),)
+
+    def _check(self) -> None:
+        if self.is_linear and not self.config["allow_unstable"]:
+            radius = self.spectral_radius()
+            if radius >= 1 - MARGIN:
+                raise ParameterError(
+                    f"this loop has spectral radius {radius:.6g} >= 1 and would not decay; lower the gain of backward, "
+                    "or say allow_unstable=True"
+                )
+
+    def _loop(self, u: NDArray[Any], state: State, y: NDArray[Any], chunks: list[Any] | None) -> None:
+        (forward, backward), (ahead, behind) = self.children, state.children
+        signal, controls = self._inputs(u)
+        n_voices, n_frames = u.shape[:2]
+        line = state.rows.reshape(n_voices, self.n_outputs, self.delay)
+        t = 0
+        while t < n_frames:
+            # chunks end where the line wraps round
+            position = (state.index + t) % self.delay
+            n = min(self.delay - position, n_frames - t)
+            now, place = slice(t, t + n), slice(position, position + n)
+            # a copy, as the line is overwritten below and the tape keeps this
+            returned = _joined(line[:, :, place].transpose(0, 2, 1).copy(), controls[1][:, now])
+            if chunks is None:
+                back = _output(backward, returned)
+                backward._process(returned, behind, back)
+                entering = _joined(signal[:, now] + back, controls[0][:, now])
+                out = _output(forward, entering)
+                forward._process(entering, ahead, out)
+            else:
+                back, memory = backward._tape(returned, behind)
+                out, other = forward._tape(_joined(signal[:, now] + back, controls[0][:, now]), ahead)
+                chunks.append((now, other, memory))
+            line[:, :, place] = out.transpose(0, 2, 1)
+            y[:, now] = out
+            t += n
+
+    def _advance(self, u: NDArray[Any], state: State, y: NDArray[Any]) -> None:
+        self._loop(u, state, y, None)
+
+    def _record(self, u: NDArray[Any], state: State) -> tuple[NDArray[Any], Any]:
+        y = _output(self, u)
+        chunks: list[Any] = []
+        self._loop(u, state, y, chunks)
+        return y, (u.shape, chunks)
+
+    def _adjoint(self, memory: Any, dy: NDArray[Any], dx: NDArray[Any]) -> Backward:
+        (forward, backward), d = self.children, self.delay
+        shape, chunks = memory
+        n_voices, n_frames = shape[:2]
+        own, ahead, behind = self._split(dx)
+        # outputs from -d to the end on one axis: the initial line, then those of this run
+        outputs = np.zeros((n_voices, d + n_frames, self.n_outputs), dy.dtype)
+        outputs[:, d:] = dy
+        outputs[:, n_frames:] += own.reshape(n_voices, self.n_outputs, d).transpose(0, 2, 1)
+        du = np.zeros(shape, dy.dtype)
+        split = self.n_inputs + len(forward.controls)
+        params: list[Params] = [{}, {}]
+        for now, other, inner in reversed(chunks):
+            then = slice(now.start + d, now.stop + d)
+            dentering, ahead, dforward = forward._adjoint(other, np.ascontiguousarray(outputs[:, then]), ahead)
+            du[:, now, :split] = dentering
+            dback = np.ascontiguousarray(dentering[..., : self.n_inputs])
+            dreturned, behind, dbackward = backward._adjoint(inner, dback, behind)
+            outputs[:, now] += dreturned[..., : self.n_outputs]
+            du[:, now, split:] = dreturned[..., self.n_outputs :]
+            for total, part in zip(params, (dforward, dbackward), strict=True):
+                total.update({name: total.get(name, 0) + value for name, value in part.items()})
+        if not chunks:
+            params = [{k: np.zeros_like(v) for k, v in child.params.items()} for child in self.children]
+        initial = outputs[:, :d].transpose(0, 2, 1).reshape(n_voices, -1)
+        return du, np.concatenate([initial, ahead, behind], axis=1), _prefixed(params)
+
+    def _contraction(self) -> str | None:
+        return Filter._contraction(self)  # contracting parts do not make a contracting loop
+
+    def _boundedness(self) -> Boundedness:
+        forward, backward = (child._boundedness() for child in self.children)
+        if forward == Boundedness.SATURATING:
+            return forward
+        if backward == Boundedness.SATURATING:
+            return forward  # F hears u plus something bounded
+        return super()._boundedness()
+
+    def _linearize(self, state: State, u: NDArray[Any]) -> DelayStateSpace:
+        (forward, backward), (ahead, behind) = self.children, state.children
+        signal, controls = self._inputs(u)
+        oldest = state.vector.reshape(self.n_outputs, self.delay)[:, state.index % self.delay]
+        returned = np.concatenate([oldest, controls[1]])
+        entering = np.concatenate([signal + _peek(backward, behind, returned), controls[0]])
+        return statespace.feedback(
+            forward._linearize(ahead, entering), backward._linearize(behind, returned), self.delay
+        )
+
+
+class Knobs(_Composition):
+    """Makes the last inputs of a filter its controls, as amp and effect models take their knobs.
+
+    Parameters
+    ----------
+    inner : Filter
+        Its first inputs are the signal, its last ones the knobs.
+    knobs : mapping of str to float
+        Name and default of each knob, in the order of the inputs.
+    low, high : float
+        Range of the knobs.
+
+    Notes
+    -----
+    *State*: that of ``inner``, in ``children``.
+
+    Examples
+    --------
+    >>> from rnndsp.filters import LSTM, Dense
+    >>> amp = Knobs(LSTM(2, 8) >> Dense(8, 1), {"drive": 0.5})
+    >>> amp.n_inputs, [control.name for control in amp.controls]
+    (1, ['drive'])
+    """
+
+    def __init__(self, inner: Filter, knobs: Mapping[str, float], *, low: float = 0.0, high: float = 1.0) -> None:
+        config = {
+            "names": tuple(knobs),
+            "defaults": tuple(map(float, knobs.values())),
+            "low": float(low),
+            "high": float(high),
+        }
+        super().__init__(config, {}, [inner])
+
+    def _setup(self) -> None:
+        super()._setup()
+        (inner,) = self.children
+        names, defaults, low, high = (self.config[k] for k in ("names", "defaults", "low", "high"))
+        if not 1 <= len(names) < inner.n_inputs:
+            raise ParameterError(
+                f"{len(names)} knobs {list(names)} for a filter of {inner.n_inputs} inputs: one must be the signal"
+            )
+        self.controls = tuple(Control(name, value, low, high) for name, value in zip(names, defaults, strict=True))
+        for control in self.controls:
+            control.check(control.default)
+        self.n_inputs, self.n_outputs = inner.n_inputs - len(names), inner.n_outputs
+        self.latency = inner.latency
+
+    def _boundedness(self) -> Boundedness:
+        return self.children[0]._boundedness()
+
+    # the columns of the knobs stand just where the inner filter expects its last inputs
+
+    def _advance(self, u: NDArray[Any], state: State, y: NDArray[Any]) -> None:
+        self.children[0]._process(u, state.children[0], y)
+
+    def _record(self, u: NDArray[Any], state: State) -> tuple[NDArray[Any], Any]:
+        return self.children[0]._tape(u, state.children[0])
+
+    def _adjoint(self, memory: Any, dy: NDArray[Any], dx: NDArray[Any]) -> Backward:
+        du, dx, params = self.children[0]._adjoint(memory, dy, dx)
+        return du, dx, _prefixed([params])
+
+    def _linearize(self, state: State, u: NDArray[Any]) -> DelayStateSpace:
+        full = self.children[0]._linearize(state.children[0], u)
+        B, D = full.B[:, : self.n_inputs], full.D[:, : self.n_inputs]
+        return statespace.space(full.A, B, full.C, D, full.delays, sample_rate=self.sample_rate)

@@ -1,0 +1,387 @@
+"""Is it stable, in which sense, and how do we know: poles, and a verdict for each property."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import IntEnum, StrEnum
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from rnndsp._delay_poles import delay_poles
+from rnndsp.filter import Filter
+from rnndsp.state import State
+from rnndsp.statespace import DelayStateSpace
+
+__all__ = [
+    "Boundedness",
+    "FrozenPoles",
+    "Property",
+    "StabilityReport",
+    "Verdict",
+    "frozen_poles",
+    "poles",
+    "report",
+    "rest_states",
+    "spectral_radius",
+    "t60_s",
+]
+
+# Poles are computed in floating point: this near to the unit circle they count neither as inside nor as outside.
+MARGIN = 1e-10
+# Silence given to a filter to come to rest, and states told apart as different ones.
+SETTLE_FRAMES = 20000
+SAME = 1e-4
+
+Controls = Mapping[str, ArrayLike]
+
+
+class Boundedness(IntEnum):
+    """What is known of a filter's output before looking at any signal."""
+
+    UNKNOWN = 0
+    BOUNDED = 1  # for bounded inputs
+    SATURATING = 2  # for any input at all
+
+
+class Verdict(StrEnum):
+    """How sure a statement is."""
+
+    PROVED = "proved"
+    REFUTED = "refuted"
+    LOCAL = "holds at these operating points only"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class Property:
+    """One property, its verdict, and why.
+
+    Attributes
+    ----------
+    name : str
+    verdict : Verdict
+    statement : str
+        What was found, in a sentence.
+    hypotheses : str
+        What the statement supposes.
+    witness : Any
+        For a refutation, what refutes it: a pole, an operating point, a pair of rest states.
+    """
+
+    name: str
+    verdict: Verdict
+    statement: str
+    hypotheses: str = ""
+    witness: Any = None
+
+
+@dataclass(frozen=True)
+class StabilityReport:
+    """One row a property; iterate it, index it by name, or print it.
+
+    Attributes
+    ----------
+    properties : tuple of Property
+    rest_states : tuple of State
+        Those found at silence, the one reached from the initial state first.
+    poles : ndarray
+        Of the small-signal filter at the first of them.
+    """
+
+    properties: tuple[Property, ...]
+    rest_states: tuple[State, ...]
+    poles: NDArray[np.complex128]
+
+    def __iter__(self) -> Iterator[Property]:
+        return iter(self.properties)
+
+    def __getitem__(self, name: str) -> Property:
+        return {row.name: row for row in self.properties}[name]
+
+    def __str__(self) -> str:
+        lines = []
+        for row in self.properties:
+            lines.append(f"{row.name:<26}{row.verdict.value}")
+            lines.append(f"    {row.statement}")
+            if row.hypotheses:
+                lines.append(f"    supposing: {row.hypotheses}")
+        return "\n".join(lines)
+
+
+def poles(
+    filt: Filter, state: State | None = None, u: ArrayLike | None = None, *, controls: Controls | None = None
+) -> NDArray[np.complex128]:
+    """Poles of a linear filter, or of the small-signal filter of any other about an operating point.
+
+    Parameters
+    ----------
+    filt : Filter
+    state, u, controls
+        The operating point, as in :meth:`Filter.linearize`.
+
+    Returns
+    -------
+    ndarray of n_states complex numbers
+        Largest magnitude first. Those of long delay lines are found without forming a matrix of their length.
+    """
+    linear = filt.linearize(state, u, controls=controls)
+    return delay_poles(np.asarray(linear.A, np.float64), linear.delays)
+
+
+def spectral_radius(
+    filt: Filter, state: State | None = None, u: ArrayLike | None = None, *, controls: Controls | None = None
+) -> float:
+    """Largest magnitude of :func:`poles`, 0 for a filter without memory.
+
+    It is the asymptotic factor a sample by which a linear filter decays. It is no norm: a filter may grow for a while
+    with a radius below one, and a cell whose Jacobian has one everywhere may still not forget.
+    """
+    found = poles(filt, state, u, controls=controls)
+    return float(np.max(np.abs(found))) if found.size else 0.0
+
+
+def t60_s(radius: float, sample_rate: float) -> float:
+    """Time to decay by 60 dB at a factor ``radius`` a sample; infinite from 1 on."""
+    if radius >= 1:
+        return np.inf
+    return float(-3 / (sample_rate * np.log10(radius))) if radius > 0 else 0.0
+
+
+@dataclass(frozen=True)
+class FrozenPoles:
+    """Eigenvalues of the Jacobian at frames of a trajectory.
+
+    Attributes
+    ----------
+    index : ndarray, shape (n,)
+        The frames looked at.
+    poles : ndarray, shape (n, n_states)
+        Largest magnitude first. A picture, not a proof: all of them inside the circle does not make a time-varying
+        system stable.
+    """
+
+    index: NDArray[np.int64]
+    poles: NDArray[np.complex128]
+
+
+def frozen_poles(
+    filt: Filter, u: ArrayLike, state: State | None = None, *, every: int = 1, controls: Controls | None = None
+) -> FrozenPoles:
+    """Poles of the small-signal filter at every ``every``-th frame while the filter runs on a signal.
+
+    Parameters
+    ----------
+    filt : Filter
+    u : array, shape (n_frames, n_inputs) or (n_frames,)
+        One voice.
+    state : State, optional
+    every : int
+    controls : mapping of str to float, optional
+    """
+    signal = np.asarray(u, np.float64).reshape(-1, filt.n_inputs)
+    state = filt.rest_state() if state is None else state
+    index = np.arange(0, len(signal), every)
+    found = np.empty((index.size, filt.n_states), np.complex128)
+    for row, t in enumerate(index):
+        if row:
+            _, state = filt.run(signal[index[row - 1] : t], state, controls=controls)
+        found[row] = poles(filt, state, signal[t], controls=controls)
+    return FrozenPoles(index, found)
+
+
+def rest_states(
+    filt: Filter, *, n_starts: int = 8, seed: int = 0, controls: Controls | None = None
+) -> tuple[State, ...]:
+    """States in which the filter comes to rest on silence, from its initial state and from random ones.
+
+    Only points that are fixed to rounding are returned, so each is a true rest state; that there are no others is not
+    proved. The first is the one reached from the initial state, where it comes to rest at all.
+    """
+    rng = np.random.default_rng(seed)
+    start = filt.rest_state((n_starts + 1,))
+    flat = start.ravel()
+    flat[1:] = rng.uniform(-1, 1, flat[1:].shape)
+    silence = np.zeros((n_starts + 1, SETTLE_FRAMES, filt.n_inputs))
+    # a filter that blows up has no business here, and says so elsewhere
+    u = filt._extend(silence, controls)
+    y = np.empty((*u.shape[:2], filt.n_outputs))
+    end = start.unravel(flat)
+    filt._process(u, end, y)
+    found: list[State] = []
+    for voice in range(n_starts + 1):
+        here = filt.rest_state()
+        here.indices = end.indices
+        here = here.unravel(end.voice(voice).ravel()[0])
+        fixed = _polish(filt, here, controls)
+        if fixed is not None and all(
+            np.max(np.abs(fixed.ravel() - other.ravel()), initial=0) > SAME for other in found
+        ):
+            found.append(fixed)
+    return tuple(found)
+
+
+def _polish(filt: Filter, state: State, controls: Controls | None) -> State | None:
+    """Newton's method towards x = F(x, 0); None where it does not end at a fixed point."""
+    frame = np.zeros((1, filt.n_inputs))
+    for _ in range(20):
+        x = state.ravel()
+        if not np.isfinite(x).all():
+            return None
+        moved = filt.run(frame, state, controls=controls)[1]
+        step = moved.ravel() - x
+        if np.max(np.abs(step), initial=0) < 1e-12:
+            return state
+        if x.size > 1000:
+            return None
+        A = filt.linearize(state, controls=controls).expand().A
+        state = state.unravel(x + np.linalg.lstsq(np.eye(x.size) - A, step, rcond=None)[0])
+    return None
+
+
+def report(filt: Filter, *, controls: Controls | None = None) -> StabilityReport:
+    """A verdict for each stability property: see :class:`StabilityReport`.
+
+    The properties: *bounded output*; *input-to-state stability* (the state stays within a bound set by that of the
+    input);
+    *contraction* (two runs on the same input converge, so the initial state is forgotten); *a unique rest state* at
+    silence; and the
+    *decay* near it.
+
+    Raises
+    ------
+    ParameterError
+        Controls that the filter does not have.
+    """
+    if filt.period > 1:
+        return _periodic_report(filt)
+    return _linear_report(filt, controls) if filt.is_linear else _nonlinear_report(filt, controls)
+
+
+def _decay(radius: float, sample_rate: float | None) -> str:
+    rate = f", 60 dB in {t60_s(radius, sample_rate):.3g} s" if sample_rate and 0 < radius < 1 else ""
+    return f"by a factor {radius:.8g} a sample{rate}"
+
+
+def _linear_report(filt: Filter, controls: Controls | None) -> StabilityReport:
+    linear = filt.linearize(controls=controls)
+    found = delay_poles(np.asarray(linear.A, np.float64), linear.delays)
+    radius = float(np.max(np.abs(found), initial=0))
+    supposed = "poles as computed in floating point"
+    if controls or filt.controls:
+        supposed += "; controls held still"
+    names = ("bounded output", "input-to-state stability", "contraction", "unique rest state")
+    if radius < 1 - MARGIN:
+        said = f"all poles ({found.size}) within radius {radius:.8g}" if found.size else "no memory"
+        rows = [Property(name, Verdict.PROVED, said, supposed) for name in names]
+        rows.append(Property("decay", Verdict.PROVED, _decay(radius, filt.sample_rate), supposed))
+        return StabilityReport(tuple(rows), (filt.rest_state(),), found)
+    worst = found[np.argmax(np.abs(found))]
+    if radius <= 1 + MARGIN:
+        said = f"marginal: the pole {worst:.6g} stands on the unit circle"
+        rows = [Property(name, Verdict.UNKNOWN, said, supposed, worst) for name in (*names, "decay")]
+        return StabilityReport(tuple(rows), (filt.rest_state(),), found)
+    said = f"the pole {worst:.6g} lies outside the unit circle"
+    seen = _reaches(linear, worst)
+    rows = [
+        Property(
+            names[0],
+            Verdict.REFUTED if seen else Verdict.UNKNOWN,
+            said if seen else said + ", but does not link input to output",
+            supposed,
+            worst,
+        )
+    ]
+    rows += [Property(name, Verdict.REFUTED, said, supposed, worst) for name in names[1:3]]
+    rows.append(
+        Property(names[3], Verdict.PROVED, "zero is the only fixed point: no pole at 1", supposed)
+        if np.min(np.abs(found - 1)) > MARGIN
+        else Property(names[3], Verdict.REFUTED, "a pole at 1", supposed, worst)
+    )
+    rows.append(Property("decay", Verdict.REFUTED, f"grows {_decay(radius, filt.sample_rate)}", supposed, worst))
+    return StabilityReport(tuple(rows), (filt.rest_state(),), found)
+
+
+def _reaches(linear: DelayStateSpace, pole: complex) -> bool:
+    """Whether a mode is both driven by the input and heard at the output (Popov-Belevitch-Hautus)."""
+    loop = np.diag(pole**linear.delays) - linear.A
+    n = len(loop)
+    return bool(
+        np.linalg.matrix_rank(np.hstack([loop, linear.B]), rtol=1e-8) == n
+        and np.linalg.matrix_rank(np.vstack([loop, linear.C]), rtol=1e-8) == n
+    )
+
+
+def _bounded_row(kind: Boundedness) -> Property:
+    name = "bounded output"
+    if kind == Boundedness.SATURATING:
+        said = "the nonlinearity saturates, so the output is bounded whatever comes in"
+        return Property(name, Verdict.PROVED, said, "started from rest")
+    if kind == Boundedness.BOUNDED:
+        return Property(name, Verdict.PROVED, "every part is bounded for bounded inputs", "a bounded input")
+    return Property(name, Verdict.UNKNOWN, "no bound is known for these parts")
+
+
+def _contracting_rows(why: str) -> list[Property]:
+    return [
+        Property("input-to-state stability", Verdict.PROVED, why, "any input"),
+        Property("contraction", Verdict.PROVED, why, "any input"),
+        Property("unique rest state", Verdict.PROVED, "follows from contraction", "any constant input"),
+    ]
+
+
+def _periodic_report(filt: Filter) -> StabilityReport:
+    """A filter that works in frames has no poles: only what follows from its parts is said."""
+    why = filt._contraction()
+    said = f"works in frames of {filt.period} samples; what its parts prove does not settle this"
+    rows = [_bounded_row(filt._boundedness())]
+    if why:
+        rows += _contracting_rows(why)
+    else:
+        names = ("input-to-state stability", "contraction", "unique rest state")
+        rows += [Property(name, Verdict.UNKNOWN, said) for name in names]
+    rows.append(Property("decay", Verdict.UNKNOWN, said))
+    return StabilityReport(tuple(rows), (), np.zeros(0, np.complex128))
+
+
+def _nonlinear_report(filt: Filter, controls: Controls | None) -> StabilityReport:
+    why = filt._contraction()
+    rest = rest_states(filt, controls=controls)
+    at_rest = "silence"
+    if filt.controls:
+        at_rest += "; controls at " + ", ".join(
+            f"{c.name}={(controls or {}).get(c.name, c.default)}" for c in filt.controls
+        )
+    found = poles(filt, rest[0] if rest else None, controls=controls)
+    radius = float(np.max(np.abs(found), initial=0))
+    repels = bool(rest) and radius > 1 + MARGIN
+
+    rows = [_bounded_row(filt._boundedness())]
+    if why:
+        rows += _contracting_rows(why)
+    else:
+        nothing = "no certificate found"
+        rows.append(Property("input-to-state stability", Verdict.UNKNOWN, nothing, at_rest))
+        if len(rest) > 1:
+            said = f"{len(rest)} rest states found"
+            rows.append(Property("contraction", Verdict.REFUTED, said + ": two runs need not meet", at_rest, rest[:2]))
+            rows.append(Property("unique rest state", Verdict.REFUTED, said, at_rest, rest))
+        else:
+            said = f"the rest state repels: spectral radius {radius:.6g} there"
+            verdict = Verdict.REFUTED if repels else Verdict.UNKNOWN
+            rows.append(
+                Property("contraction", verdict, said if repels else nothing, at_rest, rest[0] if repels else None)
+            )
+            said = "only one found, which is no proof" if rest else "none found: it does not come to rest on silence"
+            rows.append(Property("unique rest state", Verdict.UNKNOWN, said, at_rest))
+    if not rest:
+        rows.append(Property("decay", Verdict.UNKNOWN, "no rest state to decay to", at_rest))
+    elif repels:
+        rows.append(Property("decay", Verdict.REFUTED, f"near rest it grows {_decay(radius, None)}", at_rest, rest[0]))
+    elif radius < 1 - MARGIN:
+        rows.append(Property("decay", Verdict.LOCAL, f"near rest {_decay(radius, filt.sample_rate)}", at_rest))
+    else:
+        rows.append(Property("decay", Verdict.UNKNOWN, "marginal at rest", at_rest))
+    return StabilityReport(tuple(rows), rest, found)

@@ -1,0 +1,89 @@
+"""One list of all filters, for every test that runs over them."""
+
+from collections.abc import Callable
+
+import numpy as np
+from scipy import signal
+
+import rnndsp
+from rnndsp import Feedback, Framed, Knobs, Latency, Parallel, Residual
+from rnndsp.filters import (
+    GRU,
+    LSTM,
+    SOS,
+    DelayStateSpace,
+    Dense,
+    Elman,
+    FeedbackDelayNetwork,
+    GerzonAllpass,
+    StateSpace,
+    StateVariable,
+    TransferFunction,
+    named,
+)
+
+RATE = 48000
+
+
+def _random(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal(shape)
+
+
+def _stable(n: int, seed: int = 0) -> np.ndarray:
+    A = _random(n, n, seed=seed)
+    return 0.9 * A / np.max(np.abs(np.linalg.eigvals(A)))
+
+
+FILTERS: dict[str, Callable[[], rnndsp.Filter]] = {
+    "gain": lambda: rnndsp.gain(_random(2, 3)),
+    "state space": lambda: StateSpace(_stable(5), _random(5, 2), _random(3, 5), _random(3, 2)),
+    "delay state space": lambda: DelayStateSpace(
+        0.2 * _random(3, 3), _random(3, 2), _random(2, 3), _random(2, 2), [1, 4, 13]
+    ),
+    "delay": lambda: rnndsp.delay(5, 2),
+    "latency": lambda: Latency(7, 2),
+    "sections": lambda: SOS(signal.ellip(6, 1, 60, 0.3, output="sos"), sample_rate=RATE),
+    "transfer function": lambda: TransferFunction(*signal.butter(3, 0.2)),
+    "fir": lambda: TransferFunction([0.5, 0.3, -0.2, 0.1], [1.0]),
+    "dense": lambda: Dense(3, 2, seed=1),
+    "dense tanh": lambda: Dense(2, 2, activation="tanh", seed=1),
+    "dense sigmoid": lambda: Dense(2, 3, activation="sigmoid", seed=1),
+    "state variable": lambda: StateVariable("lowpass", cutoff_hz=2000, q=2, sample_rate=RATE),
+    "elman": lambda: Elman(2, 5),
+    "elman relu": lambda: Elman(1, 5, activation="relu").replace(b=0.1 * _random(5)),
+    "elman identity": lambda: Elman(2, 4, activation="identity", recurrence="orthogonal").replace(b=np.zeros(4)),
+    "elman orthogonal": lambda: Elman(1, 6, recurrence="orthogonal"),
+    "elman diagonal": lambda: Elman(1, 6, recurrence="diagonal", sample_rate=RATE),
+    "lstm": lambda: LSTM(2, 5).replace(b=0.3 * _random(20)),
+    "lstm one unit": lambda: LSTM(1, 1),
+    "lstm diagonal": lambda: LSTM(1, 9, recurrence="diagonal"),
+    "lstm orthogonal": lambda: LSTM(1, 4, recurrence="orthogonal"),
+    "gru after": lambda: GRU(2, 5).replace(b_rec=0.3 * _random(15)),
+    "gru before": lambda: GRU(2, 5, reset="before").replace(b_rec=0.3 * _random(15)),
+    "gru before diagonal": lambda: GRU(1, 17, reset="before", recurrence="diagonal"),
+    "gru before orthogonal": lambda: GRU(1, 4, reset="before", recurrence="orthogonal"),
+    "gerzon allpass": lambda: GerzonAllpass([5, 7, 11], gain=0.5, matrix="random"),
+    "schroeder allpass": lambda: GerzonAllpass([13], gain=-0.7),
+    "fdn": lambda: FeedbackDelayNetwork(
+        [7, 11, 13, 17], t60_s=0.01, sample_rate=RATE, n_channels=2, matrix="hadamard", dry=0.5
+    ),
+    "series": lambda: LSTM(1, 4) >> Dense(4, 2) >> GerzonAllpass([3, 5]),
+    "parallel with latency": lambda: Parallel(LSTM(1, 3) >> Dense(3, 1), rnndsp.gain(0.5) >> Latency(9)),
+    "residual": lambda: Residual(GRU(1, 4) >> Dense(4, 1, activation="tanh")),
+    "knobs": lambda: Residual(Knobs(LSTM(3, 4) >> Dense(4, 1), {"drive": 0.5, "tone": 0.2})),
+    "feedback linear": lambda: Feedback(
+        SOS(signal.butter(2, 0.3, output="sos")),
+        StateSpace(_stable(2), _random(2, 1), 0.1 * _random(1, 2), [[0.2]]),
+        delay=6,
+    ),
+    "feedback one sample": lambda: Feedback(Elman(1, 3) >> Dense(3, 1), -0.5, delay=1),
+    "feedback nested": lambda: Feedback(
+        Knobs(LSTM(2, 3) >> Dense(3, 1), {"drive": 0.5}),
+        Feedback(StateVariable("bandpass", cutoff_hz=900, q=1, sample_rate=RATE), 0.3, delay=2),
+        delay=4,
+    ),
+    "framed": lambda: Framed.spectral_gain(np.linspace(1, 0, 9), n_fft=16, hop_length=4),
+    "framed recurrent": lambda: Framed(Elman(10, 6) >> Dense(6, 10), n_fft=8, hop_length=2),
+    "echo": lambda: named("echo:delay_s=0.001", sample_rate=RATE),
+    "reverb": lambda: named("reverb:t60_s=0.05,size=0.05", sample_rate=8000, n_channels=2),
+}
