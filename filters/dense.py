@@ -8,11 +8,13 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from rnndsp._checks import whole_number
 from rnndsp._jit import kernel
 from rnndsp._mixing import accumulate
 from rnndsp.activations import sigmoid, tanh
 from rnndsp.errors import ParameterError
 from rnndsp.filter import Filter
+from rnndsp.stability import Boundedness
 from rnndsp.state import State
 from rnndsp.statespace import DelayStateSpace, gain
 
@@ -91,12 +93,14 @@ class Dense(Filter):
         sample_rate: float | None = None,
     ) -> None:
         config = {"n_inputs": n_inputs, "n_outputs": n_outputs, "activation": activation}
-        k, p = _count(config, "n_inputs"), _count(config, "n_outputs")
+        k, p = whole_number("n_inputs", config["n_inputs"]), whole_number("n_outputs", config["n_outputs"])
         W = np.random.default_rng(seed).uniform(-1, 1, (p, k)) / np.sqrt(k)
         super().__init__(config, {"W": W, "b": np.zeros(p)}, sample_rate=sample_rate)
 
     def _setup(self) -> None:
-        self.n_inputs, self.n_outputs = _count(self.config, "n_inputs"), _count(self.config, "n_outputs")
+        self._no_children()
+        self.n_inputs = whole_number("n_inputs", self.config["n_inputs"])
+        self.n_outputs = whole_number("n_outputs", self.config["n_outputs"])
         activation = self.config["activation"]
         if activation not in _SLOPES:
             raise ParameterError(f"{activation=} is unknown; choose one of {sorted(_SLOPES)}")
@@ -165,14 +169,11 @@ class Dense(Filter):
         du = (da @ self._own["W"].astype(u.dtype)).reshape(u.shape)
         return du, dx, {"W": da.T @ u.reshape(-1, self.n_inputs), "b": da.sum(axis=0)}
 
+    def _boundedness(self) -> Boundedness:
+        bounded = self.config["activation"] in ("tanh", "sigmoid")
+        return Boundedness.SATURATING if bounded else Boundedness.BOUNDED
+
     def _linearize(self, state: State, u: NDArray[Any]) -> DelayStateSpace:
         y, _ = self._record(u[None, None], state)
         slope = _SLOPES[self.config["activation"]](y[0, 0])
         return gain(slope[:, None] * self._own["W"], sample_rate=self.sample_rate)
-
-
-def _count(config: Mapping[str, Any], name: str) -> int:
-    value = config[name]
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-        raise ParameterError(f"{name}={value!r} must be a whole number, at least 1")
-    return int(value)

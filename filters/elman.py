@@ -94,16 +94,15 @@ class Elman(Cell):
 
     @classmethod
     def _stages(cls, config: Mapping[str, Any]) -> tuple[Stage, ...]:
-        # absent when the weights come from elsewhere: PyTorch's default is tanh
-        name = config.get("activation", "tanh")
+        name = config["activation"]
         if name not in _UNITS:
             raise ParameterError(f"activation={name!r}: choose one of {sorted(_UNITS)}")
         return _UNITS[name]
 
     def _setup(self) -> None:
         super()._setup()
-        self.saturating = self.config.get("activation", "tanh") == "tanh"
-        self.is_linear = self.config.get("activation") == "identity" and not np.any(self._own["b"])
+        self.saturating = self.config["activation"] == "tanh"
+        self.is_linear = self.config["activation"] == "identity" and not np.any(self._own["b"])
 
     def _contraction(self) -> str | None:
         # slopes within [0, 1] and |U| in the weighted maximum norm of its Perron vector, or U in the 2-norm

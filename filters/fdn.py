@@ -121,10 +121,15 @@ class FeedbackDelayNetwork(DelayStateSpace):
         U = orthogonal_matrix(m.size, matrix, seed=rng) if isinstance(matrix, str) else require_orthogonal(matrix)
         if m.ndim != 1 or len(U) != m.size:
             raise ParameterError(f"{m.size} delays of shape {m.shape} and a matrix of shape {U.shape} do not fit")
+        if m.min() < 1:
+            raise ParameterError(f"{delays=}: every delay must be at least 1 sample")
         decay = 10 ** (-3 * m / (sample_rate * t60_s))
         # each channel drives and hears every line, with signs that tell the channels apart
         B = rng.choice([-1.0, 1.0], (m.size, n_channels)) / np.sqrt(m.size)
         C = rng.choice([-1.0, 1.0], (n_channels, m.size)) * decay
         # the mean energy of a response: what B sends in, over what is lost in the average line
-        energy = n_channels * np.mean(decay**2) / (1 - np.mean(decay**2))
+        kept = np.mean(decay**2)
+        if not 0 < kept < 1:
+            raise ParameterError(f"{t60_s=} is beyond double precision for delays from {m.min()} to {m.max()} samples")
+        energy = n_channels * kept / (1 - kept)
         super().__init__(U * decay, B, wet * C / np.sqrt(energy), dry * np.eye(n_channels), m, sample_rate=sample_rate)

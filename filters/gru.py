@@ -110,8 +110,7 @@ class GRU(Cell):
 
     @classmethod
     def _stages(cls, config: Mapping[str, Any]) -> tuple[Stage, ...]:
-        # absent when the weights come from PyTorch, which resets after
-        name = config.get("reset", "after")
+        name = config["reset"]
         if name not in _RESETS:
             raise ParameterError(f"reset={name!r}: choose 'after' or 'before'")
         return _RESETS[name]

@@ -64,7 +64,7 @@ def bandstop(
 
 def allpass(sample_rate: float, n_channels: int, *, delay_s: float = 0.01, gain: float = 0.6) -> Filter:
     """Gerzon allpass, the first channel's line of delay_s, the others' a little longer"""
-    lengths = _primes(delay_s * sample_rate * 1.07 ** np.arange(n_channels))
+    lengths = _primes(delay_s * 1.07 ** np.arange(n_channels), sample_rate)
     return GerzonAllpass(lengths, gain=gain, sample_rate=sample_rate)
 
 
@@ -83,11 +83,11 @@ def reverb(sample_rate: float, n_channels: int, *, t60_s: float = 2.0, size: flo
         raise ParameterError(f"{size=} must lie within 0.05 and 10")
     spread = 1.05 ** np.arange(n_channels)
     diffusers = [
-        GerzonAllpass(_primes(ms * 1e-3 * size * sample_rate * spread), gain=0.65, sample_rate=sample_rate)
+        GerzonAllpass(_primes(ms * 1e-3 * size * spread, sample_rate), gain=0.65, sample_rate=sample_rate)
         for ms in (4.3, 7.1, 11.9)
     ]
     # from 23 to 79 ms: a hall of a few metres, echoes too dense to count after a tenth of a second
-    lengths = _primes(1e-3 * size * sample_rate * np.geomspace(23, 79, 16))
+    lengths = _primes(1e-3 * size * np.geomspace(23, 79, 16), sample_rate)
     network = FeedbackDelayNetwork(
         lengths, t60_s=t60_s, sample_rate=sample_rate, n_channels=n_channels, matrix="hadamard", wet=mix, seed=1
     )
@@ -133,6 +133,8 @@ def named(spec: str, *, sample_rate: float, n_channels: int = 1) -> Filter:
     name, _, settings = spec.partition(":")
     if name not in NAMES:
         raise ParameterError(f"unknown filter {name!r}: choose one of {sorted(NAMES)}, or name a file that exists")
+    if not 0 < sample_rate < np.inf or n_channels < 1:
+        raise ParameterError(f"{sample_rate=} must be a positive number of Hz, {n_channels=} at least 1")
     keys = {k: p for k, p in inspect.signature(NAMES[name]).parameters.items() if p.kind is p.KEYWORD_ONLY}
     usage = f"{name}:" + ",".join(f"{key}={p.default}" for key, p in keys.items())
     given: dict[str, float | int] = {}
@@ -146,23 +148,23 @@ def named(spec: str, *, sample_rate: float, n_channels: int = 1) -> Filter:
             raise ParameterError(
                 f"{spec!r}: {key}={value!r} is no {type(keys[key].default).__name__}; e.g. {usage}"
             ) from None
-        if not np.isfinite(given[key]):
-            raise ParameterError(f"{spec!r}: {key} must be finite")
+        if not abs(given[key]) < 1e15:
+            raise ParameterError(f"{spec!r}: {key} must be finite, and below 1e15")
     return NAMES[name](sample_rate, n_channels, **given)
 
 
 def _samples(time_s: float, sample_rate: float) -> int:
     n = round(time_s * sample_rate)
     if not 1 <= n <= 60 * sample_rate:
-        raise ParameterError(f"a delay of {time_s} s is less than a sample or more than a minute")
+        raise ParameterError(f"a delay of {time_s:g} s is less than a sample or more than a minute")
     return n
 
 
-def _primes(lengths: NDArray[np.floating[Any]]) -> list[int]:
-    """Distinct primes near the lengths: lines without common factors have no echoes in common."""
+def _primes(times_s: NDArray[np.floating[Any]], sample_rate: float) -> list[int]:
+    """Distinct primes near these times in samples: lines without common factors have no echoes in common."""
     found: list[int] = []
-    for length in lengths:
-        n = max(_samples(float(length), 1.0) if length < 1e6 else 10**6, 2)
+    for time_s in times_s:
+        n = max(_samples(float(time_s), sample_rate), 2)
         while n in found or any(n % k == 0 for k in range(2, int(n**0.5) + 1)):
             n += 1
         found.append(n)

@@ -8,6 +8,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from rnndsp._checks import whole_number
 from rnndsp._jit import kernel
 from rnndsp.activations import flush
 from rnndsp.errors import ParameterError
@@ -78,10 +79,9 @@ class _Cascade(Filter):
     n_inputs = n_outputs = 1
 
     def _set_size(self, n_sections: int, order: int) -> None:
-        for name, value, least in (("n_sections", n_sections, 1), ("order", order, 0)):
-            if not isinstance(value, int | np.integer) or value < least:
-                raise ParameterError(f"{name}={value!r} must be a whole number, at least {least}")
-        self.n_sections, self.order = int(n_sections), int(order)
+        self._no_children()
+        self.n_sections = whole_number("n_sections", n_sections)
+        self.order = whole_number("order", order, least=0)
         self.fields = (Field("z", (self.n_sections, self.order)),)
 
     def _shapes(self) -> dict[str, tuple[int, ...]]:

@@ -131,6 +131,7 @@ class StateVariable(Filter):
         super().__init__({"kind": kind, "cutoff_hz": cutoff_hz, "q": q}, {}, sample_rate=sample_rate)
 
     def _setup(self) -> None:
+        self._no_children()
         kind, cutoff_hz, q = (self.config[name] for name in ("kind", "cutoff_hz", "q"))
         if kind not in _KINDS:
             raise ParameterError(f"{kind=} is unknown; choose one of {sorted(_KINDS)}")
@@ -141,10 +142,7 @@ class StateVariable(Filter):
             Control("q", q, 0.1, 100.0),
         )
         for control in self.controls:
-            if control.check(control.default).ndim:
-                raise ParameterError(
-                    f"{control.name}={control.default!r} must be one number; ramps go to run and stream"
-                )
+            control.check(control.default)
         self.fields = (Field("s", (2,)),)
 
     def _state_dtype(self, dtype: np.dtype[Any]) -> np.dtype[Any]:

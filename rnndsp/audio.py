@@ -18,7 +18,7 @@ from rnndsp._files import writing
 from rnndsp.errors import FormatError, NonFiniteError, ParameterError, RnndspError
 from rnndsp.filter import Filter
 
-__all__ = ["Processed", "blocks", "features", "process", "read", "write"]
+__all__ = ["Info", "Processed", "blocks", "features", "info", "process", "read", "write"]
 
 StrPath = str | os.PathLike[str]
 
@@ -72,6 +72,21 @@ class Processed:
     def speed(self) -> float:
         """How many times faster than real time."""
         return self.n_frames / self.sample_rate / self.seconds
+
+
+@dataclass(frozen=True)
+class Info:
+    """What a file holds: ``n_frames``, ``n_channels`` and ``sample_rate`` in Hz."""
+
+    n_frames: int
+    n_channels: int
+    sample_rate: int
+
+
+def info(path: StrPath) -> Info:
+    """Size and sample rate of an audio file. Errors as in :func:`read`."""
+    with _source(path) as sound:
+        return Info(int(sound.frames), int(sound.channels), int(sound.samplerate))
 
 
 def read(path: StrPath, *, dtype: Literal["float32", "float64"] = "float32") -> tuple[NDArray[Any], int]:

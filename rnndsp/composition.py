@@ -10,9 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rnndsp import statespace
+from rnndsp._checks import whole_number
+from rnndsp.activations import flush
 from rnndsp.errors import ParameterError
-from rnndsp.filter import Control, Filter
-from rnndsp.stability import MARGIN, Boundedness
+from rnndsp.filter import MAX_STATES, Control, Filter
+from rnndsp.stability import MARGIN, Boundedness, loop_radius
 from rnndsp.state import Field, State
 from rnndsp.statespace import DelayStateSpace
 
@@ -27,9 +29,6 @@ class _Composition(Filter):
     """What compositions share: handing each child its controls, and collecting its gradients."""
 
     def _setup(self) -> None:
-        for child in self.children:
-            if not isinstance(child, Filter):
-                raise ParameterError(f"{child!r} is not a filter")
         self.is_linear = all(child.is_linear for child in self.children)
         self.period = math.lcm(*(child.period for child in self.children))
 
@@ -52,6 +51,13 @@ class _Composition(Filter):
         """Cut a flat state into the own part and one for each child."""
         own = sum(field.size for field in self.fields)
         return np.split(dx, np.cumsum([own, *(child.n_states for child in self.children)])[:-1], axis=1)
+
+
+def _part(f: Any) -> Filter:
+    """What is to be composed, or a :class:`ParameterError` where it is no filter."""
+    if not isinstance(f, Filter):
+        raise ParameterError(f"{f!r} is not a filter; a number goes in as rnndsp.gain(number)")
+    return f
 
 
 def _joined(signal: NDArray[Any], controls: NDArray[Any]) -> NDArray[Any]:
@@ -97,7 +103,7 @@ class Series(_Composition):
     """
 
     def __init__(self, *filters: Filter) -> None:
-        flat = [part for f in filters for part in (f.children if type(f) is Series else (f,))]
+        flat = [part for f in map(_part, filters) for part in (f.children if type(f) is Series else (f,))]
         super().__init__({}, {}, flat)
 
     def _setup(self) -> None:
@@ -179,7 +185,7 @@ class Parallel(_Composition):
     """
 
     def __init__(self, *filters: Filter) -> None:
-        flat = [part for f in filters for part in (f.children if type(f) is Parallel else (f,))]
+        flat = [part for f in map(_part, filters) for part in (f.children if type(f) is Parallel else (f,))]
         latency = max((f.latency for f in flat), default=0)
         aligned = [f if f.latency == latency else f >> Latency(latency - f.latency, f.n_outputs) for f in flat]
         super().__init__({}, {}, aligned)
@@ -247,7 +253,7 @@ class Residual(Parallel):
     """
 
     def __init__(self, inner: Filter) -> None:
-        super().__init__(statespace.gain(np.eye(inner.n_inputs)), inner)
+        super().__init__(statespace.gain(np.eye(_part(inner).n_inputs)), inner)
 
 
 class Latency(DelayStateSpace):
@@ -259,13 +265,15 @@ class Latency(DelayStateSpace):
     """
 
     def __init__(self, n_samples: int, n_channels: int = 1) -> None:
-        if n_samples < 1:
-            raise ParameterError(f"{n_samples=} must be at least 1")
+        if n_samples < 1 or n_channels < 1:
+            raise ParameterError(f"{n_samples=} and {n_channels=} must be at least 1")
         one = np.eye(n_channels)
         super().__init__(0 * one, one, one, 0 * one, [n_samples] * n_channels)
 
     def _setup(self) -> None:
         super()._setup()
+        if len(set(self.delays.tolist())) != 1:
+            raise ParameterError(f"Latency delays all channels alike, not by {self.delays.tolist()}")
         self.latency = int(self.delays[0])
 
 
@@ -305,18 +313,15 @@ class Feedback(_Composition):
     def __init__(
         self, forward: Filter, backward: Filter | float = 1.0, *, delay: int, allow_unstable: bool = False
     ) -> None:
-        if not isinstance(backward, Filter):
-            backward = statespace.gain(float(backward) * np.eye(forward.n_outputs))
-        super().__init__({"delay": delay, "allow_unstable": allow_unstable}, {}, [forward, backward])
+        if isinstance(backward, int | float | np.number):
+            backward = statespace.gain(float(backward) * np.eye(_part(forward).n_outputs))
+        super().__init__({"delay": delay, "allow_unstable": allow_unstable}, {}, [_part(forward), _part(backward)])
 
     def _setup(self) -> None:
         super()._setup()
         if len(self.children) != 2:
             raise ParameterError(f"Feedback has two parts, forward and backward, not {len(self.children)}")
         forward, backward = self.children
-        delay = self.config["delay"]
-        if isinstance(delay, bool) or not isinstance(delay, int | np.integer) or delay < 1:
-            raise ParameterError(f"{delay=} must be a whole number of samples, at least 1")
         if (backward.n_inputs, backward.n_outputs) != (forward.n_outputs, forward.n_inputs):
             raise ParameterError(
                 f"backward has {backward.n_inputs} inputs and {backward.n_outputs} outputs, forward needs "
@@ -324,15 +329,24 @@ class Feedback(_Composition):
             )
         self.n_inputs, self.n_outputs = forward.n_inputs, forward.n_outputs
         self.latency = forward.latency
-        self.delay = int(delay)
+        self.delay = whole_number("delay", self.config["delay"])
+        if self.delay > MAX_STATES:
+            raise ParameterError(f"delay={self.delay} is more than {MAX_STATES} samples")
+        if not isinstance(self.config["allow_unstable"], bool):
+            raise ParameterError(f"allow_unstable={self.config['allow_unstable']!r} must be True or False")
         self.fields = (Field("line", (self.n_outputs * self.delay,), (self.delay,) * self.n_outputs),)
 
     def _check(self) -> None:
         if self.is_linear and not self.config["allow_unstable"]:
-            radius = self.spectral_radius()
+            radius = loop_radius(self, self.n_outputs)
+            if radius is None:
+                raise ParameterError(
+                    f"this loop of {self.n_states} states is too large to tell whether it decays; shorten its delays, or "
+                    "say allow_unstable=True"
+                )
             if radius >= 1 - MARGIN:
                 raise ParameterError(
-                    f"this loop has spectral radius {radius:.6g} >= 1 and would not decay; lower the gain of backward, "
+                    f"this loop has spectral radius {radius:.12g} >= 1 and would not decay; lower the gain of backward, "
                     "or say allow_unstable=True"
                 )
 
@@ -359,7 +373,7 @@ class Feedback(_Composition):
                 back, memory = backward._tape(returned, behind)
                 out, other = forward._tape(_joined(signal[:, now] + back, controls[0][:, now]), ahead)
                 chunks.append((now, other, memory))
-            line[:, :, place] = out.transpose(0, 2, 1)
+            line[:, :, place] = flush(out).transpose(0, 2, 1)
             y[:, now] = out
             t += n
 
@@ -452,16 +466,24 @@ class Knobs(_Composition):
             "low": float(low),
             "high": float(high),
         }
-        super().__init__(config, {}, [inner])
+        super().__init__(config, {}, [_part(inner)])
 
     def _setup(self) -> None:
-        super()._setup()
+        if len(self.children) != 1:
+            raise ParameterError(
+                f"Knobs has one part, the filter whose inputs it turns into knobs, not {len(self.children)}"
+            )
         (inner,) = self.children
+        # a knob that is an input like the others leaves an offset where there is no signal, so is_linear stays false
         names, defaults, low, high = (self.config[k] for k in ("names", "defaults", "low", "high"))
+        if not (isinstance(names, tuple) and isinstance(defaults, tuple) and len(names) == len(defaults)):
+            raise ParameterError(f"{names=} and {defaults=} must be tuples of one length")
         if not 1 <= len(names) < inner.n_inputs:
             raise ParameterError(
                 f"{len(names)} knobs {list(names)} for a filter of {inner.n_inputs} inputs: one must be the signal"
             )
+        if any("." in str(name) for name in names):
+            raise ParameterError(f"knobs {list(names)}: a dot in a name is for the knobs of parts, as in '0.drive'")
         self.controls = tuple(Control(name, value, low, high) for name, value in zip(names, defaults, strict=True))
         for control in self.controls:
             control.check(control.default)

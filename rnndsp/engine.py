@@ -6,6 +6,7 @@ derive the block filter, its taped form, back-propagation through time and the J
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any, NamedTuple
@@ -13,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from rnndsp._checks import whole_number
 from rnndsp._jit import inline, kernel
 from rnndsp._mixing import accumulate, gather, mix, rows, scatter, unmix
 from rnndsp.activations import flush
@@ -218,7 +220,7 @@ class Cell(Filter):
     @classmethod
     def _initial(cls, config: Mapping[str, Any], rng: np.random.Generator) -> dict[str, NDArray[Any]]:
         """Random parameters: uniform within ±1/sqrt(n_units), zero biases."""
-        n_inputs, n = _count(config, "n_inputs"), _count(config, "n_units")
+        n_inputs, n = whole_number("n_inputs", config["n_inputs"]), whole_number("n_units", config["n_units"])
         kind = recurrence(config["recurrence"])
         gates = sum(stage.n_gates for stage in cls._stages(config))
         params = {
@@ -237,10 +239,13 @@ class Cell(Filter):
         return cls.stages
 
     def _setup(self) -> None:
-        self.n_inputs = _count(self.config, "n_inputs")
-        self.n_units = self.n_outputs = _count(self.config, "n_units")
+        self._no_children()
+        self.n_inputs = whole_number("n_inputs", self.config["n_inputs"])
+        self.n_units = self.n_outputs = whole_number("n_units", self.config["n_units"])
         self._recurrence = recurrence(self.config["recurrence"])
         self._chain = self._stages(self.config)
+        if not self._chain:
+            raise ParameterError(f"{type(self).__name__} has no stages: only a subclass that gives them is a cell")
         self._gates = sum(stage.n_gates for stage in self._chain)
         self.fields = tuple(Field(name, (self.n_units,)) for name in self.state_names)
 
@@ -296,7 +301,12 @@ class Cell(Filter):
             if cls.recurrent_bias
             else {"W": W, "U": U, "b": np.add(b, b_rec, dtype=np.float64)}
         )
-        full = {"n_inputs": W.shape[1], "n_units": U.shape[1], "recurrence": "dense", **config}
+        settings = {
+            p.name: p.default
+            for p in inspect.signature(cls).parameters.values()
+            if p.kind is p.KEYWORD_ONLY and p.name not in ("seed", "sample_rate")
+        }
+        full = {"n_inputs": W.shape[1], "n_units": U.shape[1], **settings, **config}
         return cls._restore(full, params, sample_rate=sample_rate)
 
     @property
@@ -435,13 +445,6 @@ class Cell(Filter):
     def _linearize(self, state: State, u: NDArray[Any]) -> DelayStateSpace:
         (J,), (B,) = self.jacobians(u[None], state)
         return StateSpace(J, B, J[: self.n_units], B[: self.n_units], sample_rate=self.sample_rate)
-
-
-def _count(config: Mapping[str, Any], name: str) -> int:
-    value = config[name]
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-        raise ParameterError(f"{name}={value!r} must be a whole number, at least 1")
-    return int(value)
 
 
 def _nones(n: int) -> tuple[None, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -26,6 +26,9 @@ __all__ = ["Control", "Filter", "Gradient", "Tape"]
 
 Controls = Mapping[str, ArrayLike]
 
+# Numbers that a state may hold, 46 minutes of delay at 48 kHz: what asks for more is a slip or a damaged file.
+MAX_STATES = 2**27
+
 
 @dataclass(frozen=True)
 class Control:
@@ -44,9 +47,19 @@ class Control:
     low: float = -np.inf
     high: float = np.inf
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not self.name:
+            raise ParameterError(f"a control has a name, not {self.name!r}")
+        for value in (self.default, self.low, self.high):
+            if isinstance(value, bool) or not isinstance(value, int | float | np.number):
+                raise ParameterError(f"control {self.name}={value!r} must be one number; ramps go to run and stream")
+
     def check(self, value: ArrayLike) -> NDArray[np.float64]:
         """The value as an array, or a :class:`ParameterError` where it leaves the range."""
-        array = np.asarray(value, np.float64)
+        try:
+            array = np.asarray(value, np.float64)
+        except (TypeError, ValueError):
+            raise ParameterError(f"control {self.name}={value!r} must be a number") from None
         if not np.all((array >= self.low) & (array <= self.high)):
             raise ParameterError(f"control {self.name}={value!r} must lie within [{self.low:g}, {self.high:g}]")
         return array
@@ -184,19 +197,25 @@ class Filter(ABC):
         put = self.__dict__.__setitem__
         rates = {float(f.sample_rate) for f in children if f.sample_rate is not None}
         if sample_rate is not None:
-            if not (isinstance(sample_rate, int | float | np.number) and 0 < float(sample_rate) < np.inf):
+            number = isinstance(sample_rate, int | float | np.number) and not isinstance(sample_rate, bool)
+            if not (number and 0 < sample_rate < 1e12):
                 raise ParameterError(f"{sample_rate=} must be a positive number of Hz, or None")
             rates.add(float(sample_rate))
         if len(rates) > 1:
             raise ParameterError(f"sample rates differ: {sorted(rates)} Hz; build all parts for the same one")
         put("sample_rate", rates.pop() if rates else None)
         plain = {name: value.item() if isinstance(value, np.generic) else value for name, value in config.items()}
-        put("config", MappingProxyType(plain))
+        watched = _Watched(plain)
+        put("config", watched)
         put("children", tuple(children))
         put("_own", {name: _parameter(name, value) for name, value in params.items()})
         put("_cache", {})
         put("_sealed", False)
         self._setup()
+        if self.n_states > MAX_STATES:
+            raise ParameterError(
+                f"{type(self).__name__} would remember {float(self.n_states):.3g} numbers, more than {MAX_STATES}"
+            )
         expected = self._shapes()
         if set(expected) != set(self._own):
             missing, extra = sorted(set(expected) - set(self._own)), sorted(set(self._own) - set(expected))
@@ -207,12 +226,26 @@ class Filter(ABC):
                     f"{type(self).__name__}: {name} has shape {self._own[name].shape}, must have {tuple(shape)}"
                 )
         put("controls", (*self.controls, *_inherited(children, {control.name for control in self.controls})))
+        names = [control.name for control in self.controls]
+        if len(set(names)) < len(names):
+            raise ParameterError(f"{type(self).__name__}: two controls of one name among {names}")
         put("_sealed", True)
         self._check()
+        if unread := sorted(set(plain) - watched.read):
+            raise ParameterError(f"{type(self).__name__} has no setting {unread}: it looks at {sorted(watched.read)}")
+        put("config", MappingProxyType(plain))
 
     @abstractmethod
     def _setup(self) -> None:
-        """Check ``config`` and ``children``; set ``n_inputs``, ``n_outputs``, ``fields`` and what else follows."""
+        """Check ``config`` and ``children``; set ``n_inputs``, ``n_outputs``, ``fields`` and what else follows.
+
+        Every entry of ``config`` must be looked at here, in ``_shapes`` or in ``_check``: others count as unknown.
+        """
+
+    def _no_children(self) -> None:
+        """For the ``_setup`` of filters that are not made of others."""
+        if self.children:
+            raise ParameterError(f"{type(self).__name__} is not made of other filters; {len(self.children)} are given")
 
     def _shapes(self) -> dict[str, tuple[int, ...]]:
         """Name and shape of every parameter, as the configuration wants them."""
@@ -225,6 +258,9 @@ class Filter(ABC):
         if self.__dict__.get("_sealed", False):
             raise AttributeError(f"a filter never changes: use replace({name}=...) for a changed copy")
         self.__dict__[name] = value
+
+    def __delattr__(self, name: str) -> None:
+        raise AttributeError(f"a filter never changes: {name} cannot be deleted")
 
     @classmethod
     def _restore(
@@ -281,7 +317,9 @@ class Filter(ABC):
         )
 
     def __hash__(self) -> int:
-        return hash((type(self).__name__, *(value.tobytes() for value in self._own.values()), self.children))
+        # equal filters may differ in dtype and in the sign of a zero
+        values = ((value.astype(np.float64) + 0.0).tobytes() for value in self._own.values())
+        return hash((type(self).__name__, *values, self.children))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self)._restore, (dict(self.config), dict(self._own), self.children, self.sample_rate)
@@ -424,7 +462,8 @@ class Filter(ABC):
         signal, lead, flat = self._accept(u, controls, sample_rate)
         state = self._start(state, lead, signal.dtype)
         require_finite(signal, "input", state.index)
-        y, memory = self._tape(signal, state)
+        with np.errstate(all="ignore"):
+            y, memory = self._tape(signal, state)
         require_finite(y, "output", state.index - signal.shape[1])
         return Tape(self, self._release(y, lead, flat), state, memory, np.shape(u))
 
@@ -573,11 +612,31 @@ class Filter(ABC):
 
     def check_rate(self, sample_rate: float | None) -> None:
         """Raise :class:`ParameterError` when a signal at ``sample_rate`` is not for this filter."""
+        if sample_rate is not None and not 0 < float(sample_rate) < np.inf:
+            raise ParameterError(f"{sample_rate=} must be a positive number of Hz, or None")
         if sample_rate is not None and self.sample_rate is not None and float(sample_rate) != self.sample_rate:
             raise ParameterError(
                 f"{sample_rate=} Hz, but the filter is made for {self.sample_rate:g} Hz; resample the signal, or "
                 "rebuild the filter for its rate"
             )
+
+
+class _Watched(Mapping[str, Any]):
+    """A configuration that knows which of its entries were looked at."""
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        self._config = config
+        self.read: set[str] = set()
+
+    def __getitem__(self, name: str) -> Any:
+        self.read.add(name)
+        return self._config[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._config)
+
+    def __len__(self) -> int:
+        return len(self._config)
 
 
 def require_finite(signal: NDArray[Any], what: str, index: int) -> None:
@@ -598,12 +657,12 @@ def require_finite(signal: NDArray[Any], what: str, index: int) -> None:
 
 def _inherited(children: Sequence[Filter], taken: set[str]) -> list[Control]:
     """The children's controls; one whose name stands twice goes by its child's place, ``"0.cutoff_hz"``."""
-    count = Counter([*taken, *(control.name for child in children for control in child.controls)])
-    return [
-        replace(control, name=f"{place}.{control.name}") if count[control.name] > 1 else control
-        for place, child in enumerate(children)
-        for control in child.controls
-    ]
+    inside = [(place, control) for place, child in enumerate(children) for control in child.controls]
+    count = Counter([*taken, *(control.name for _, control in inside)])
+    prefixed = [replace(control, name=f"{place}.{control.name}") for place, control in inside]
+    named = [new if count[old.name] > 1 else old for new, (_, old) in zip(prefixed, inside, strict=True)]
+    # a child may have a "1.cutoff_hz" of its own: then all go by their places
+    return named if len({control.name for control in named}) == len(named) else prefixed
 
 
 def _parameter(name: str, value: ArrayLike) -> NDArray[Any]:
@@ -616,7 +675,7 @@ def _parameter(name: str, value: ArrayLike) -> NDArray[Any]:
         raise ParameterError(f"parameter {name} holds NaN or infinity")
     array = array.copy()
     array.flags.writeable = False
-    return array
+    return array.view()  # which nobody can make writeable again
 
 
 def _voices(shape: tuple[int, ...]) -> tuple[int, int, int]:

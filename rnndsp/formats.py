@@ -22,6 +22,9 @@ FORMAT_VERSION = 1
 # A composition nested deeper than this was not made by a person.
 MAX_DEPTH = 50
 
+# Tensors by what stands before their last dot: each filter of a tree finds its own at once.
+_Rooms = dict[str, dict[str, NDArray[Any]]]
+
 
 def save(filt: Filter, path: str | os.PathLike[str], *, force: bool = False) -> None:
     """Write a filter to a file that :func:`load` reads back, equal to the bit.
@@ -51,13 +54,17 @@ def load(path: str | os.PathLike[str]) -> Filter:
     """
     description, tensors = _read(path, "filter")
     try:
-        filt = _build(description, tensors, "", 0)
+        rooms: _Rooms = {}
+        for name, value in tensors.items():
+            place, dot, bare = name.rpartition(".")
+            rooms.setdefault(place + dot, {})[bare] = value
+        filt = _build(description, rooms, "", 0)
     except FormatError as error:
         raise FormatError(f"{path}: {error}") from error
-    except (RnndspError, KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
-        raise FormatError(f"{path} does not describe a filter: {error}") from error
-    if tensors:
-        raise FormatError(f"{path}: tensors left over, {sorted(tensors)}; this is not the file of such a filter")
+    except Exception as error:  # whatever a class says to what the file says, it is the file's fault
+        raise FormatError(f"{path} does not describe a filter: {_said(error)}") from error
+    if left := [place + name for place, room in rooms.items() for name in room]:
+        raise FormatError(f"{path}: tensors left over, {sorted(left)}; this is not the file of such a filter")
     return filt
 
 
@@ -72,8 +79,8 @@ def load_state(path: str | os.PathLike[str]) -> State:
     description, tensors = _read(path, "state")
     try:
         state = _build_state(description, tensors, "state", 0)
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-        raise FormatError(f"{path} does not describe a state: {error}") from error
+    except Exception as error:
+        raise FormatError(f"{path} does not describe a state: {_said(error)}") from error
     if tensors:
         raise FormatError(f"{path}: tensors left over, {sorted(tensors)}")
     return state
@@ -109,9 +116,22 @@ def _read(path: str | os.PathLike[str], kind: str) -> tuple[Any, dict[str, NDArr
             if odd := {name: dtype for name, dtype in kinds.items() if dtype not in ("F32", "F64")}:
                 raise FormatError(f"{path}: tensors must be float32 or float64, not {odd}")
             tensors = {name: file.get_tensor(name) for name in kinds}
-        return json.loads(metadata[kind]), tensors
-    except (SafetensorError, OSError, json.JSONDecodeError, RecursionError) as error:
+        return json.loads(metadata[kind], object_pairs_hook=_unique), tensors
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
+        if isinstance(error, FormatError):
+            raise
         raise FormatError(f"{path} is not a file that rnndsp wrote, or is damaged: {error}") from error
+
+
+def _said(error: Exception) -> str:
+    return str(error) if isinstance(error, RnndspError) else f"{type(error).__name__}: {error}"
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; of a key that stands twice, readers would differ about which one counts."""
+    if len(dict(pairs)) < len(pairs):
+        raise ValueError(f"a key stands twice among {[key for key, _ in pairs]}")
+    return dict(pairs)
 
 
 def _describe(filt: Filter) -> dict[str, Any]:
@@ -123,16 +143,17 @@ def _describe(filt: Filter) -> dict[str, Any]:
     }
 
 
-def _build(node: Any, tensors: dict[str, NDArray[Any]], prefix: str, depth: int) -> Filter:
+def _build(node: Any, rooms: _Rooms, prefix: str, depth: int) -> Filter:
     if depth > MAX_DEPTH:
         raise FormatError(f"filters nested deeper than {MAX_DEPTH}")
     if not isinstance(node, dict) or set(node) != {"class", "config", "sample_rate", "children"}:
         raise FormatError("the description of a filter must have class, config, sample_rate and children")
     cls = _find(node["class"])
-    children = [_build(child, tensors, f"{prefix}{place}.", depth + 1) for place, child in enumerate(node["children"])]
-    own = [name for name in tensors if name.startswith(prefix) and "." not in name[len(prefix) :]]
+    if not isinstance(node["config"], dict) or not isinstance(node["children"], list):
+        raise FormatError("config must be an object, children a list")
+    children = [_build(child, rooms, f"{prefix}{place}.", depth + 1) for place, child in enumerate(node["children"])]
     config = {name: _tuples(value) for name, value in node["config"].items()}
-    return cls._restore(config, {name[len(prefix) :]: tensors.pop(name) for name in own}, children, node["sample_rate"])
+    return cls._restore(config, rooms.pop(prefix, {}), children, node["sample_rate"])
 
 
 def _tuples(value: Any) -> Any:
@@ -143,7 +164,7 @@ def _tuples(value: Any) -> Any:
 def _find(name: str) -> type[Filter]:
     if not isinstance(name, str):
         raise FormatError(f"class {name!r} is not a name")
-    if name not in Filter.registry and "." not in name:
+    if name not in Filter.registry and name[:1].isupper() and "." not in name:
         import rnndsp
         from rnndsp import filters
 
@@ -154,7 +175,12 @@ def _find(name: str) -> type[Filter]:
     cls = Filter.registry.get(name)
     if cls is None or inspect.isabstract(cls):
         module, _, bare = name.rpartition(".")
-        remedy = f"run `import {module}`, which should define {bare}," if module else f"define a Filter called {bare}"
+        if module == "__main__":
+            remedy = f"it was defined in a script or notebook; define {bare} in this one"
+        elif module:
+            remedy = f"run `import {module}`, which should define {bare},"
+        else:
+            remedy = "this rnndsp has no such filter; upgrade it"
         raise FormatError(f"unknown filter class {name!r}: {remedy} and load again")
     return cls
 
@@ -168,9 +194,28 @@ def _describe_state(state: State, tensors: dict[str, NDArray[Any]], name: str) -
 def _build_state(node: Any, tensors: dict[str, NDArray[Any]], name: str, depth: int) -> State:
     if depth > MAX_DEPTH:
         raise ValueError(f"states nested deeper than {MAX_DEPTH}")
-    fields = tuple(Field(str(field), _tuples(shape), _tuples(rings)) for field, shape, rings in node["fields"])
+    if not isinstance(node, dict) or set(node) != {"index", "fields", "children"}:
+        raise ValueError("the description of a state must have index, fields and children")
+    if not isinstance(node["fields"], list) or not isinstance(node["children"], list):
+        raise ValueError("fields and children must be lists")
+    if type(node["index"]) is not int or not 0 <= node["index"] < 2**62:
+        raise ValueError(f"the sample index {node['index']!r} must be a whole number of at least 0")
+    fields = tuple(_build_field(*part) for part in node["fields"])
+    if len({field.name for field in fields}) < len(fields):
+        raise ValueError(f"two fields of one name among {[field.name for field in fields]}")
     vector = tensors.pop(name)
     if vector.ndim < 1 or vector.shape[-1] != sum(field.size for field in fields) or not np.isfinite(vector).all():
         raise ValueError(f"{name} of shape {vector.shape} does not hold the fields {fields}")
     children = tuple(_build_state(n, tensors, f"{name}.{i}", depth + 1) for i, n in enumerate(node["children"]))
-    return State(vector, fields, children, int(node["index"]))
+    return State(vector, fields, children, node["index"])
+
+
+def _build_field(name: Any, shape: Any, rings: Any) -> Field:
+    if not (isinstance(name, str) and all(isinstance(part, list) for part in (shape, rings))):
+        raise ValueError(f"a field has a name, a shape and rings, not {name!r}, {shape!r}, {rings!r}")
+    if not all(type(n) is int and n >= least for part, least in ((shape, 0), (rings, 1)) for n in part):
+        raise ValueError(f"field {name}: {shape=} and {rings=} must be whole numbers")
+    field = Field(name, tuple(shape), tuple(rings))
+    if rings and sum(rings) != field.size:
+        raise ValueError(f"field {name}: {rings=} do not fill its {shape=}")
+    return field

@@ -43,6 +43,8 @@ STYLES = ((BLUE, "-"), (VERMILLION, "--"), (GREEN, "-."), (PURPLE, ":"))  # of t
 MANY_STATES = 500
 # Longer signals are drawn by the extremes of so many slices, as audio editors do.
 SLICES = 4000
+# How far the slowest mode fades within the responses that are drawn.
+IMPULSE_DB, DECAY_DB = 75.0, 90.0
 
 Controls = Mapping[str, ArrayLike]
 Real = NDArray[np.float64]
@@ -66,6 +68,13 @@ def _count(n: int, what: str) -> str:
     return f"{n:,} {what}{'s' * (n != 1)}"
 
 
+def _duration(frames: float, rate: float | None) -> str:
+    """A number of frames in words, as a time where the rate is known."""
+    if rate:
+        return EngFormatter("s")(float(f"{frames / rate:.3g}"))
+    return _count(round(frames), "sample")
+
+
 def _time_axis(n_frames: int, rate: float | None) -> tuple[Real, str]:
     frames = np.arange(n_frames, dtype=np.float64)
     if rate is None:
@@ -85,8 +94,11 @@ def _z_plane(ax: Axes, rate: float | None, limit: float) -> None:
     """The unit circle with frequencies round it, and dotted ones by the time that a pole there takes to fade."""
     turn = np.exp(2j * np.pi * np.arange(361) / 360)
     ax.plot(turn.real, turn.imag, color=GREY, linewidth=1)
-    ax.axhline(0, color=GREY, linewidth=0.5)
-    ax.axvline(0, color=GREY, linewidth=0.5)
+    ax.plot([-1, 1, np.nan, 0, 0], [0, 0, np.nan, -1, 1], color=GREY, linewidth=0.5)
+    ax.set(xlim=(-1.16 * limit, 1.16 * limit), ylim=(-limit, limit), xlabel="real part", ylabel="imaginary part")
+    ax.set_aspect("equal")
+    if limit > 2.5:  # the circle is too small to write on
+        return
     scale, unit = (rate, "s") if rate else (1.0, "")
     seconds = EngFormatter(unit)
     drawn = 0.1
@@ -117,8 +129,6 @@ def _z_plane(ax: Axes, rate: float | None, limit: float) -> None:
         text = hertz(f) if rate else f"{f:g} $f_s$"
         side = "left" if z.real > 0.35 else "right" if z.real < -0.35 else "center"
         ax.text(away * z.real, away * z.imag, text, fontsize=8, color=INK, va="center", ha=side)
-    ax.set(xlim=(-1.16 * limit, 1.16 * limit), ylim=(-limit, limit), xlabel="real part", ylabel="imaginary part")
-    ax.set_aspect("equal")
     ax.annotate(
         f"dotted: fades by 60 dB in so {'long' if rate else 'many samples'}",
         (0.01, 0.01),
@@ -210,7 +220,7 @@ def pole_decay_plot(
     on = np.abs(size - 1) <= MARGIN
     kinds = slow & (size < 1) & ~on, slow & (size > 1) & ~on, on
     crowd = float(np.clip(np.log10(max(modes.size, 1) / 50) / 2, 0, 1))
-    look: dict[str, Any] = {"linestyle": "none", "markersize": 7 - 4 * crowd, "alpha": 1 - 0.5 * crowd}
+    look: dict[str, Any] = {"linestyle": "none", "markersize": 7 - 4.5 * crowd, "alpha": 1 - 0.7 * crowd}
     (fading,) = ax.plot(frequency[kinds[0]], time[kinds[0]], marker="x", color=BLUE, label="fades", **look)
     (growing,) = ax.plot(frequency[kinds[1]], time[kinds[1]], marker="^", color=VERMILLION, label="grows", **look)
     (lasting,) = ax.plot(
@@ -242,6 +252,8 @@ def pole_decay_plot(
     ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 300 else (1,), numticks=20))
     ax.yaxis.set_minor_formatter(NullFormatter())
     ax.yaxis.set_major_formatter(EngFormatter("s") if filt.sample_rate else "{x:g}")
+    if not drawn.size:
+        ax.tick_params(axis="y", which="both", left=False, labelleft=False)
     verb = "fade or grow" if kinds[1].any() else "fade"
     ax.set_ylabel(f"time to {verb} by 60 dB ({'s' if filt.sample_rate else 'samples'})")
     ax.set_xlabel(label)
@@ -282,12 +294,12 @@ def frozen_pole_plot(
     _z_plane(ax, sample_rate, max(1.3, 1.15 * float(np.max(largest, initial=0))))
     out = np.abs(z) >= 1 - MARGIN
     # later ones smaller, so that poles that stay where they are do not hide what came before
-    size = 45 - 40 * time / max(factor * last, 1e-9)
+    size = 32 - 28 * time / max(factor * last, 1e-9)
     scale: dict[str, Any] = {"vmin": 0.0, "vmax": max(factor * last, 1e-9), "cmap": "viridis", "linewidths": 0}
     inside = ax.scatter(z[~out].real, z[~out].imag, size[~out], time[~out], marker="o", **scale)
     scale["linewidths"] = 0.8
     outside = ax.scatter(z[out].real, z[out].imag, size[out] + 15, time[out], marker="^", ec=VERMILLION, **scale)
-    colorbar = ax.figure.colorbar(inside, ax=ax, label=f"time ({unit})", shrink=0.85)
+    colorbar = ax.figure.colorbar(inside, ax=ax, label=f"time ({unit})", shrink=0.8)
     span = " to ".join(_rounded(float(edge(largest))) for edge in (np.min, np.max)) if largest.size else "unknown"
     beyond = int(np.count_nonzero(largest >= 1 - MARGIN))
     title = f"{_count(largest.size, 'frame')} along the signal, spectral radius {span}"
@@ -311,12 +323,14 @@ def _n_frames(filt: Filter, controls: Controls | None, poles: ArrayLike | None, 
     if radius > 1 + MARGIN:
         grown = 1 / np.log10(radius)  # by 20 dB, which still shows how it began
         return int(np.clip(grown + memory, 32, min(150 * grown, most))) if filt.is_linear else 4096
+    if radius >= 1 - MARGIN:
+        return int(min(max(4096, 16 * memory), most))
     ring = stability.t60_s(radius, 1.0) * decay_db / 60
     return int(max(32, min(ring, most) + memory))
 
 
 def _curves(h: NDArray[Any]) -> int:
-    return min(h.shape[-1], len(STYLES))
+    return min(int(h.shape[-1]), len(STYLES))
 
 
 def _extremes(t: Real, y: Real) -> tuple[Real, Real]:
@@ -343,7 +357,7 @@ def impulse_response_plot(
     ----------
     filt : Filter
     n_frames : int, optional
-        When absent, the time that the slowest mode takes to fade by 60 dB, or to grow by 20 dB, some seconds at most.
+        When absent, what the slowest mode takes to fade by 75 dB, or to grow by 20 dB, some seconds at most.
     channel, level, controls
         As in :func:`rnndsp.response.impulse_response`.
     ax : matplotlib.axes.Axes, optional
@@ -353,7 +367,7 @@ def impulse_response_plot(
     list of Line2D
         One an output, four at most. More than 8000 samples are drawn by their extremes in 4000 slices.
     """
-    n_frames = _n_frames(filt, controls, None, 60.0) if n_frames is None else n_frames
+    n_frames = _n_frames(filt, controls, None, IMPULSE_DB) if n_frames is None else n_frames
     h = response.impulse_response(filt, n_frames, channel=channel, level=level, controls=controls).astype(np.float64)
     ax = _axes(ax)
     t, label = _time_axis(n_frames, filt.sample_rate)
@@ -390,14 +404,13 @@ def energy_decay_db(h: ArrayLike) -> Real:
     return decay
 
 
-def _fitted_t60_s(t: Real, decay_db: Real) -> float:
-    """Twice the time that a straight line through -5 to -35 dB takes to fall by 30 dB (ISO 3382), else NaN."""
-    span = (decay_db <= -5) & (decay_db >= -35)
+def _fitted_t60(decay_db: Real) -> float:
+    """Twice the frames in which a straight line through -5 to -35 dB falls by 30 dB (ISO 3382), else NaN."""
+    span = np.flatnonzero((decay_db <= -5) & (decay_db >= -35))
     # what falls only at the very end has been cut off, and has not faded
-    if np.count_nonzero(span) < 3 or np.count_nonzero(decay_db >= -35) > 0.9 * len(decay_db):
+    if span.size < 3 or span[-1] > 0.9 * len(decay_db):
         return np.nan
-    slope = np.polyfit(t[span], decay_db[span], 1)[0]
-    return float(-60 / slope)
+    return float(-60 / np.polyfit(span, decay_db[span], 1)[0])
 
 
 def decay_plot(
@@ -421,16 +434,15 @@ def decay_plot(
     list of Line2D
         One an output, four at most. Their labels name the time in which they fall by 60 dB, as fitted from -5 to -35.
     """
-    n_frames = _n_frames(filt, controls, None, 90.0) if n_frames is None else n_frames
+    n_frames = _n_frames(filt, controls, None, DECAY_DB) if n_frames is None else n_frames
     h = response.impulse_response(filt, n_frames, channel=channel, level=level, controls=controls)
     ax = _axes(ax)
     t, label = _time_axis(n_frames, filt.sample_rate)
     lines = []
     for place, (color, style) in zip(range(_curves(h)), STYLES, strict=False):
         decay = energy_decay_db(h[:, place])
-        fitted = _fitted_t60_s(np.arange(n_frames) / (filt.sample_rate or 1.0), decay)
-        said = f"60 dB in {EngFormatter('s', places=2)(fitted) if filt.sample_rate else f'{fitted:.0f} samples'}"
-        said = said if np.isfinite(fitted) else "no straight fall by 30 dB"
+        fitted = _fitted_t60(decay)
+        said = f"60 dB in {_duration(fitted, filt.sample_rate)}" if np.isfinite(fitted) else "no straight fall by 30 dB"
         step = max(1, n_frames // SLICES)
         shown = np.where(np.isfinite(decay), decay, np.nan)[::step]
         lines += ax.plot(t[::step], shown, style, color=color, label=f"output {place + 1}: {said}")
@@ -506,7 +518,8 @@ def frequency_response_plot(
     if len(pairs) > 1 or dense:
         title = f"first {len(STYLES)} of {len(pairs)}" if len(pairs) > len(STYLES) else None
         ax.legend(fontsize=8, title=title, title_fontsize=8)
-    shown = db[np.isfinite(db)]
+    shown = np.concatenate([np.asarray(curve.get_ydata(), np.float64) for curve in curves])
+    shown = shown[np.isfinite(shown)]
     if shown.size:
         top = float(shown.max())
         bottom = max(float(np.percentile(shown, 0.5)) if dense else float(shown.min()), top - 120)

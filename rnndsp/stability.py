@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from rnndsp._delay_poles import delay_poles
 from rnndsp.filter import Filter
 from rnndsp.state import State
-from rnndsp.statespace import DelayStateSpace
+from rnndsp.statespace import DelayStateSpace, StateSpace
 
 __all__ = [
     "Boundedness",
@@ -34,6 +34,11 @@ MARGIN = 1e-10
 # Silence given to a filter to come to rest, and states told apart as different ones.
 SETTLE_FRAMES = 20000
 SAME = 1e-4
+# A loop with more lines is not looked at before it runs; a small one is by its poles; the open loop by its gain; and the
+# poles of a large one are worth some seconds, in units of a nanosecond.
+MAX_LINES, SMALL_LOOP, MAX_OPEN_STATES, MAX_COST = 500, 500, 60, 2e9
+# Double eigenvalues on the circle are found this near to it.
+ON_CIRCLE = 1e-6
 
 Controls = Mapping[str, ArrayLike]
 
@@ -141,6 +146,65 @@ def spectral_radius(
     """
     found = poles(filt, state, u, controls=controls)
     return float(np.max(np.abs(found))) if found.size else 0.0
+
+
+def loop_radius(filt: Filter, n_loop: int) -> float | None:
+    """The spectral radius of a linear loop whose first ``n_loop`` lines close it, or a bound below one where that is cheap.
+
+    A loop decays, however long its lines are, if the norm of its matrix or the spectral radius of its absolute values is
+    below one; and, however long the line that closes it is, if the open loop is stable and its gain below one at every
+    frequency. None where neither is so and the poles would take longer than seconds.
+    """
+    if _n_lines(filt) > MAX_LINES:
+        return None
+    with np.errstate(all="ignore"):
+        linear = filt.linearize()
+        A, m = linear.A, linear.delays
+        if not np.isfinite(A).all():
+            return np.inf
+        bound = min(float(np.linalg.norm(A, 2)), float(np.max(np.abs(np.linalg.eigvals(np.abs(A))))))
+        if bound < 1 - MARGIN:
+            return bound ** (1 / float(np.max(m)))
+        total, n_lines = float(np.sum(m)), len(m)
+        if total > SMALL_LOOP and np.sum(m[n_loop:]) <= MAX_OPEN_STATES:
+            p, q = slice(None, n_loop), slice(n_loop, None)
+            if _gain_below_one(DelayStateSpace(A[q, q], A[q, p], A[p, q], A[p, p], m[q]).expand()):
+                return 1 - 2 * MARGIN
+        if total > SMALL_LOOP and total**2 + 5 * total * n_lines**3 > MAX_COST:
+            return None
+        return float(np.max(np.abs(delay_poles(A, m))))
+
+
+def _n_lines(filt: Filter) -> int:
+    own = sum(len(field.rings) or field.size for field in filt.fields)
+    return own + sum(map(_n_lines, filt.children))
+
+
+def _gain_below_one(filt: StateSpace) -> bool:
+    """Whether a filter is stable and its H-infinity norm below one: no frequency has a singular value of one.
+
+    S. Boyd, V. Balakrishnan, P. Kabamba (1989), "A bisection method for computing the H-infinity norm of a transfer
+    matrix", in discrete time, as a pencil that inverts nothing.
+    """
+    from scipy.linalg import eigvals
+
+    A, B, C, D = filt.A, filt.B, filt.C, filt.D
+    n, k = B.shape
+    if np.max(np.abs(np.linalg.eigvals(A)), initial=0) >= 1 - MARGIN:
+        return False
+    if np.linalg.norm(D + C @ np.linalg.solve(np.eye(n) - A, B), 2) >= 1 - MARGIN:
+        return False
+    # z x = A x + B u; mu = z A' mu + C'(C x + D u); u = z B' mu + D'(C x + D u)
+    zero = np.zeros
+    right = np.block(
+        [[A, zero((n, n)), B], [-C.T @ C, np.eye(n), -C.T @ D], [-D.T @ C, zero((k, n)), np.eye(k) - D.T @ D]]
+    )
+    left = np.block(
+        [[np.eye(n), zero((n, n + k))], [zero((n, n)), A.T, zero((n, k))], [zero((k, n)), B.T, zero((k, k))]]
+    )
+    z = np.asarray(eigvals(right, left))
+    near = np.abs(np.abs(z[np.isfinite(z)]) - 1)
+    return not np.isnan(z).any() and bool(np.min(near, initial=1) > ON_CIRCLE)
 
 
 def t60_s(radius: float, sample_rate: float) -> float:

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from rnndsp._checks import whole_number
 from rnndsp._jit import kernel
 from rnndsp._mixing import accumulate
 from rnndsp.activations import flush
 from rnndsp.errors import ParameterError
-from rnndsp.filter import Filter
+from rnndsp.filter import MAX_STATES, Filter
 from rnndsp.state import Field, State
 
 __all__ = ["DelayStateSpace", "StateSpace", "delay", "feedback", "gain", "parallel", "series"]
@@ -136,10 +137,16 @@ class DelayStateSpace(Filter):
 
     def _setup(self) -> None:
         delays = self.config["delays"]
-        if not all(isinstance(m, int) and m >= 1 for m in delays):
-            raise ParameterError(f"{delays=}: every delay must be a whole number of samples, at least 1")
-        self.n_inputs, self.n_outputs = int(self.config["n_inputs"]), int(self.config["n_outputs"])
-        self.delays = np.array(delays, np.int64)
+        if not (isinstance(delays, tuple) and all(type(m) is int and 1 <= m <= MAX_STATES for m in delays)):
+            raise ParameterError(
+                f"{delays=}: every delay must be a whole number of samples, at least 1 and at most {MAX_STATES}"
+            )
+        self._no_children()
+        self.n_inputs = whole_number("n_inputs", self.config["n_inputs"])
+        self.n_outputs = whole_number("n_outputs", self.config["n_outputs"])
+        lengths = np.array(delays, np.int64)
+        lengths.flags.writeable = False
+        self.delays = lengths.view()
         self.fields = (Field("lines", (sum(delays),), tuple(delays)),)
 
     def _shapes(self) -> dict[str, tuple[int, ...]]:
@@ -165,6 +172,12 @@ class DelayStateSpace(Filter):
     def _state_dtype(self, dtype: np.dtype[Any]) -> np.dtype[Any]:
         return np.dtype(np.float64)
 
+    @property
+    def _lengths(self) -> NDArray[np.int64]:
+        """The delays as the kernels get them, a private copy."""
+        lengths: NDArray[np.int64] = self._derived("lengths", self.delays.copy)
+        return lengths
+
     def _matrices(self, *, transposed: bool) -> tuple[NDArray[Any], ...]:
         def make() -> tuple[NDArray[Any], ...]:
             own = (self._own[name].astype(np.float64) for name in "ABCD")
@@ -175,12 +188,12 @@ class DelayStateSpace(Filter):
 
     def _advance(self, u: NDArray[Any], state: State, y: NDArray[Any]) -> None:
         nothing = np.empty((u.shape[0], 0, 0))
-        _forward(u, y, state.rows, state.index, self.delays, self._matrices(transposed=True), nothing)
+        _forward(u, y, state.rows, state.index, self._lengths, self._matrices(transposed=True), nothing)
 
     def _record(self, u: NDArray[Any], state: State) -> tuple[NDArray[Any], Any]:
         y = np.empty((*u.shape[:2], self.n_outputs), u.dtype)
         d = np.empty((*u.shape[:2], self.delays.size))
-        _forward(u, y, state.rows, state.index, self.delays, self._matrices(transposed=True), d)
+        _forward(u, y, state.rows, state.index, self._lengths, self._matrices(transposed=True), d)
         return y, (u, d)
 
     def _adjoint(
@@ -190,7 +203,7 @@ class DelayStateSpace(Filter):
         n_frames = u.shape[1]
         dy64, final = dy.astype(np.float64), dx.astype(np.float64)
         du, dd, dv = np.empty(u.shape), np.empty(d.shape), np.empty(d.shape)
-        _backward(dy64, du, dd, dv, final, self.delays, self._matrices(transposed=False))
+        _backward(dy64, du, dd, dv, final, self._lengths, self._matrices(transposed=False))
         initial = np.zeros_like(final)
         first = 0
         for i, m in enumerate(self.delays):

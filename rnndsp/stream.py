@@ -43,7 +43,9 @@ class _Ramps(MutableMapping[str, float]):
 
     def _at(self, name: str, index: Any) -> Any:
         start, target, first = self._ramps[name]
-        return start + (target - start) * np.clip((index - first + 1) / self._length, 0, 1)
+        done = np.clip((index - first + 1) / self._length, 0, 1)
+        # start + (target - start) may be a rounding error beside the target
+        return np.where(done == 1, target, start + (target - start) * done)
 
     def __setitem__(self, name: str, value: float) -> None:
         if name not in self._controls:
@@ -71,6 +73,10 @@ class _Ramps(MutableMapping[str, float]):
         at = self.index + np.arange(columns.shape[1])
         for place, name in enumerate(self._ramps):
             columns[..., place] = self._at(name, at)
+
+    def adopt(self, controls: tuple[Control, ...]) -> None:
+        """Go on with the ranges of another filter's controls of the same names."""
+        self._controls = {control.name: control for control in controls}
 
     def settle(self) -> None:
         """End all ramps at once and count from zero."""
@@ -181,6 +187,7 @@ class Stream:
             raise ParameterError(f"swap: controls {[c.name for c in filt.controls]} differ from {list(self.controls)}")
         filt.check_rate(self.sample_rate)
         self.filter = filt
+        self._ramps.adopt(filt.controls)
 
     def process(self, block: NDArray[Any], out: NDArray[Any] | None = None) -> NDArray[Any]:
         """Filter the next block.
@@ -190,7 +197,7 @@ class Stream:
         block : ndarray, shape (*voices, n_frames, n_inputs), of the stream's dtype
             1-D (n_frames,) where there are no voices and one input. It is not changed.
         out : ndarray, optional
-            C-contiguous, where to write the output; may not be ``block`` itself.
+            C-contiguous and writeable, where to write the output; may not be ``block`` itself.
 
         Returns
         -------
@@ -210,8 +217,8 @@ class Stream:
         if out is None:
             flat = block.ndim == 1 and filt.n_outputs == 1
             out = np.empty((n_frames,) if flat else (*self.voices, n_frames, filt.n_outputs), self.dtype)
-        elif not out.flags.c_contiguous or np.may_share_memory(out, block):
-            raise ParameterError("out must be C-contiguous and share no memory with the block")
+        elif not isinstance(out, np.ndarray) or not out.flags.carray or np.may_share_memory(out, block):
+            raise ParameterError("out must be a writeable C-contiguous array that shares no memory with the block")
         y = self._blocks(out, filt.n_outputs, "out")
         if y.shape[1] != n_frames:
             raise ParameterError(f"out holds {y.shape[1]} frames, the block {n_frames}")
@@ -227,6 +234,8 @@ class Stream:
         return out
 
     def _blocks(self, array: NDArray[Any], n_channels: int, what: str) -> NDArray[Any]:
+        if not isinstance(array, np.ndarray):
+            raise ParameterError(f"{what} is a {type(array).__name__}, must be a NumPy array of {self.dtype}")
         if array.dtype != self.dtype:
             raise ParameterError(
                 f"{what} of dtype {array.dtype}, the stream runs in {self.dtype}; convert it, or stream(dtype=...)"
@@ -247,10 +256,14 @@ class Stream:
         """Process a block, and where input or output is not finite apply the policy, voice by voice."""
         if not u.shape[1]:
             return
+        if self.on_nonfinite == "raise" and not _all_finite(u):
+            require_finite(u, "input", self.index)
+        with np.errstate(all="ignore"):
+            self._process(u, y)
+
+    def _process(self, u: NDArray[Any], y: NDArray[Any]) -> None:
         before = self._state.indices
         clean = _all_finite(u)
-        if not clean and self.on_nonfinite == "raise":
-            require_finite(u, "input", self.index)
         if clean and not self._stuck.any():
             self.filter._process(u, self._state, y)
             if not _all_finite(y):
@@ -264,8 +277,7 @@ class Stream:
                 part = self._state.voice(voice)
                 part.indices = before
                 self._careful(voice, u, y, part, 0)
-                after = part.indices
-            self._state.indices = after
+            self._state.indices = self._later(before, u.shape[1])
         if self.on_nonfinite == "hold":
             if clean:
                 self._held_input[...] = u[:, -1, : self.filter.n_inputs]
@@ -307,13 +319,16 @@ class Stream:
             if bad:
                 self._held_output[voice] = y[voice, bad - 1]
             return bad
-        rest = self.filter.rest_state((1,), self.dtype)
-        rest.indices = before
         # on from rest with the sample index that belongs to the next frame
-        silence = self.filter._extend(np.zeros((1, bad + 1 - t, self.filter.n_inputs), self.dtype), None)
-        self.filter._process(silence, rest, np.empty((1, bad + 1 - t, self.filter.n_outputs), self.dtype))
-        after = rest.indices
         state.assign(self.filter.rest_state((1,), self.dtype))
-        state.indices = after
+        state.indices = self._later(before, bad + 1 - t)
         y[voice, bad] = 0
         return bad + 1
+
+    def _later(self, indices: tuple[Any, ...], n_frames: int) -> tuple[Any, ...]:
+        """The sample indices, here and in all children, so many frames on: those of a voice that hears silence."""
+        rest = self.filter.rest_state((1,), self.dtype)
+        rest.indices = indices
+        silence = self.filter._extend(np.zeros((1, n_frames, self.filter.n_inputs), self.dtype), None)
+        self.filter._process(silence, rest, np.empty((1, n_frames, self.filter.n_outputs), self.dtype))
+        return rest.indices

@@ -1,0 +1,5 @@
+"""``python -m rnndsp`` is the command ``rnndsp``."""
+
+from rnndsp.cli import main
+
+main()

@@ -1,0 +1,18 @@
+"""Checks that many filters make of their settings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from rnndsp.errors import ParameterError
+
+__all__ = ["whole_number"]
+
+
+def whole_number(name: str, value: Any, least: int = 1) -> int:
+    """``value`` as an int, or a :class:`ParameterError` that names it."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+        raise ParameterError(f"{name}={value!r} must be a whole number, at least {least}")
+    return int(value)

@@ -1,0 +1,206 @@
+"""The command line: ``rnndsp process``, ``analyze``, ``filters``, ``demo``."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rnndsp.errors import ParameterError, RnndspError
+from rnndsp.filter import Filter
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="rnndsp",
+    help="Recurrent networks as nonlinear IIR filters: run them on audio, and see whether they are stable.",
+    epilog="Start with: rnndsp demo -o demo",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+
+FilterArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="FILTER",
+        help="A saved filter, or a built-in one with its settings, lowpass:cutoff_hz=4000,order=4; "
+        "'rnndsp filters' lists them.",
+    ),
+]
+Force = Annotated[bool, typer.Option("--force", "-f", help="Replace what exists.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--control", "-c", metavar="NAME=VALUE", help="Set a control, as drive=0.8; may be repeated."),
+]
+
+
+def find(spec: str, sample_rate: float, n_channels: int = 1) -> Filter:
+    """A filter from the command line: a saved one where such a file exists, else a built-in one."""
+    from rnndsp import filters, formats
+
+    if Path(spec).is_file():
+        return formats.load(spec)
+    if os.sep in spec or spec.endswith(".safetensors"):
+        raise ParameterError(f"there is no file {spec!r}")
+    return filters.named(spec, sample_rate=sample_rate, n_channels=n_channels)
+
+
+def parse_controls(settings: list[str] | None) -> dict[str, float]:
+    """``["drive=0.8"]`` as a mapping."""
+    controls = {}
+    for setting in settings or []:
+        name, _, value = setting.partition("=")
+        try:
+            controls[name] = float(value)
+        except ValueError:
+            raise ParameterError(f"--control {setting!r}: write NAME=VALUE with a number, as drive=0.8") from None
+    return controls
+
+
+@contextmanager
+def progress_bar(label: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on standard error; what it yields is told (done, total)."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:3.0f} %"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(label, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+@app.command()
+def process(
+    filter_spec: FilterArgument,
+    source: Annotated[Path, typer.Argument(metavar="IN.wav", help="Audio file to read.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="OUT.wav", help="Audio file to write.")],
+    block_size: Annotated[
+        int, typer.Option(help="Frames a block, as from a sound card; the result is the same.")
+    ] = 1024,
+    control: Settings = None,
+    tail_s: Annotated[float, typer.Option(metavar="SECONDS", help="Silence to feed after the end, for reverbs.")] = 0.0,
+    on_nonfinite: Annotated[
+        str,
+        typer.Option(metavar="raise|reset|hold", help="What to do about NaN in the file, or a filter that blows up."),
+    ] = "raise",
+    subtype: Annotated[str | None, typer.Option(help="Sample format of the output, as PCM_16 or FLOAT.")] = None,
+    force: Force = False,
+) -> None:
+    """Run a filter over an audio file, block by block in constant memory.
+
+    A filter of one channel runs on each channel of the file by itself.
+
+    [bold]Examples[/bold]
+
+    rnndsp process lowpass:cutoff_hz=4000,order=4 guitar.wav -o dull.wav
+
+    rnndsp process reverb:t60_s=2 guitar.wav -o hall.wav --tail-s 2 --block-size 64
+
+    rnndsp process overdrive guitar.wav -o loud.wav -c drive=0.8
+    """
+    from rnndsp import audio
+
+    if output.exists() and not force:
+        raise ParameterError(f"{output} exists; to replace it say --force")
+    info = audio.info(source)
+    filt = find(filter_spec, info.sample_rate, info.n_channels)
+    with progress_bar(f"{source.name} -> {output.name}") as progress:
+        done = audio.process(
+            filt,
+            source,
+            output,
+            block_size=block_size,
+            force=force,
+            controls=parse_controls(control),
+            on_nonfinite=on_nonfinite,
+            tail_s=tail_s,
+            subtype=subtype,
+            progress=progress,
+        )
+    typer.echo(
+        f"{output}: {done.n_frames / done.sample_rate:.2f} s, {done.n_channels} channel(s) at {done.sample_rate} Hz, "
+        f"peak {done.peak_db:.1f} dB, {done.speed:.0f} x real time"
+    )
+    if done.n_nonfinite:
+        typer.echo(f"warning: NaN or infinity at {done.n_nonfinite} samples ({on_nonfinite})", err=True)
+    if done.peak_db > 0:
+        typer.echo(
+            "warning: the output exceeds full scale; it is kept in float, but would clip on a sound card", err=True
+        )
+
+
+@app.command()
+def analyze(
+    filter_spec: FilterArgument,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the page and its plots.")],
+    sample_rate: Annotated[float, typer.Option(metavar="HZ", help="For built-in filters.")] = 48000.0,
+    control: Settings = None,
+    force: Force = False,
+) -> None:
+    """Say whether a filter is stable, in which sense, and show its poles and responses.
+
+    Prints one verdict a property, and writes index.html with plots.
+
+    [bold]Examples[/bold]
+
+    rnndsp analyze reverb:t60_s=2 -o hall
+
+    rnndsp analyze my_amp.safetensors -o amp -c drive=0.8
+    """
+    from rnndsp import report
+
+    controls = parse_controls(control)
+    filt = find(filter_spec, sample_rate)
+    page = report.analyze(filt, output, name=filter_spec, controls=controls, force=force)
+    typer.echo(str(filt.stability(controls=controls)))
+    typer.echo(f"\n{page}")
+
+
+@app.command()
+def filters() -> None:
+    """List the built-in filters with their settings and defaults."""
+    import inspect
+
+    from rnndsp.filters.named import NAMES
+
+    for name, design in NAMES.items():
+        keys = [p for p in inspect.signature(design).parameters.values() if p.kind is p.KEYWORD_ONLY]
+        typer.echo(f"{name}:" + ",".join(f"{p.name}={p.default}" for p in keys))
+        typer.echo(f"    {inspect.getdoc(design)}")
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder to make.")],
+    force: Force = False,
+) -> None:
+    """Hear and see what this is about: a guitar through a recurrent network and a reverb, and both analysed."""
+    from rnndsp import demo as demonstration
+
+    with progress_bar("demo") as progress:
+        page = demonstration.run(output, force=force, progress=progress)
+    typer.echo(f"open {page}")
+
+
+def main() -> None:
+    """Entry point of the command ``rnndsp``: errors are one line on standard error and exit status 2."""
+    try:
+        app()
+    except RnndspError as error:
+        print(f"rnndsp: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("rnndsp: interrupted; nothing was written", file=sys.stderr)
+        sys.exit(130)

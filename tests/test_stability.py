@@ -1,0 +1,150 @@
+"""Poles and verdicts. Oracles: closed forms and published values, counterexamples that a loose test would call stable."""
+
+import numpy as np
+import pytest
+from scipy import signal
+
+from rnndsp import Feedback, StateSpace, delay, gain, stability
+from rnndsp.filters import GRU, LSTM, SOS, Dense, Elman, FeedbackDelayNetwork, GerzonAllpass
+from rnndsp.stability import Verdict
+
+
+def elman(W, U, **config):
+    U = np.atleast_2d(np.asarray(U, float))
+    return Elman(1, len(U), **config).replace(W=np.reshape(W, (-1, 1)), U=U)
+
+
+def test_poles_of_a_design():
+    z, p, k = signal.butter(6, 0.1, output="zpk")
+    found = SOS(signal.zpk2sos(z, p, k)).poles()
+    np.testing.assert_allclose(np.sort_complex(found), np.sort_complex(p), atol=1e-12)
+
+
+def test_poles_of_a_comb():
+    """z^5 = 0.5."""
+    found = Feedback(gain(1.0), 0.5, delay=5).poles()
+    expected = 0.5 ** (1 / 5) * np.exp(2j * np.pi * np.arange(5) / 5)
+    assert np.max(np.min(np.abs(found[:, None] - expected), axis=1)) < 1e-14
+
+
+@pytest.mark.parametrize(
+    ("w", "x", "slope"),
+    [(1.5, 0.8585596366, 0.394313), (2.0, 0.9575040241, 0.166372), (3.0, 0.9949015285, 0.0305128)],
+)
+def test_rest_states_of_a_bistable_unit(w, x, slope):
+    """x = tanh(w x): published fixed points and slopes there."""
+    cell = elman([1.0], [[w]])
+    found = sorted(stability.rest_states(cell), key=lambda state: float(state.h[0]))
+    # the initial state, 0, is a rest state too: it repels
+    np.testing.assert_allclose([state.h[0] for state in found], [-x, 0, x], atol=1e-9)
+    state = found[2]
+    assert abs(cell.poles(state)[0] - slope) < 1e-6
+    report = cell.stability()
+    assert report["bounded output"].verdict == Verdict.PROVED
+    assert report["unique rest state"].verdict == Verdict.REFUTED
+    assert report["contraction"].verdict == Verdict.REFUTED
+
+
+def test_a_spectral_radius_below_one_is_no_proof():
+    """rho(U) = 0.453, yet x = tanh(U x) has a stable fixed point away from zero (-0.83251, -0.99283)."""
+    cell = elman([1.0, 0.0], [[2.4925796234, -0.885183332], [5.6930810185, -1.9394910237]])
+    assert abs(np.max(np.abs(np.linalg.eigvals(cell.U))) - 0.453) < 1e-3
+    report = cell.stability()
+    assert report["contraction"].verdict == Verdict.REFUTED
+    assert report["unique rest state"].verdict == Verdict.REFUTED
+    assert any(np.allclose(state.h, [-0.83251, -0.99283], atol=1e-5) for state in report.rest_states)
+
+
+def test_contraction_is_proved_only_where_it_holds():
+    """Random cells: what is called contracting does contract, from many starts and on loud inputs."""
+    rng = np.random.default_rng(0)
+    proved = 0
+    for seed in range(60):
+        n = int(rng.integers(1, 7))
+        cell = elman(rng.standard_normal(n), rng.uniform(0.2, 1.6) * rng.standard_normal((n, n)) / np.sqrt(n))
+        if cell._contraction() is None:
+            continue
+        proved += 1
+        start = cell.rest_state((2,)).unravel(rng.uniform(-1, 1, (2, n)))
+        u = np.broadcast_to(rng.standard_normal((400, 1)) * 3, (2, 400, 1))
+        y, _ = cell.run(u, start)
+        assert np.max(np.abs(y[0, -1] - y[1, -1])) < 1e-3, seed
+    assert proved >= 10
+    assert elman([1.0], [[1.0]])._contraction() is None
+    assert elman([1.0, 1.0], [[0.5, 10.0], [0.0, 0.5]])._contraction() is not None  # rho(|U|) = 0.5 in a weighted norm
+
+
+def test_relu_is_not_called_bounded():
+    cell = elman([1.0], [[1.2]], activation="relu")
+    assert cell.stability()["bounded output"].verdict != Verdict.PROVED
+
+
+def test_linear_verdicts():
+    stable = StateSpace([[0.9]], [[1.0]], [[1.0]], [[0.0]], sample_rate=48000).stability()
+    assert {row.verdict for row in stable} == {Verdict.PROVED}
+    unstable = StateSpace([[1.1]], [[1.0]], [[1.0]], [[0.0]]).stability()
+    assert unstable["bounded output"].verdict == Verdict.REFUTED
+    assert abs(unstable["bounded output"].witness - 1.1) < 1e-12
+    assert unstable["unique rest state"].verdict == Verdict.PROVED
+    hidden = StateSpace([[1.1, 0], [0, 0.5]], [[0.0], [1.0]], [[1.0, 1.0]], [[0.0]]).stability()
+    assert hidden["bounded output"].verdict == Verdict.UNKNOWN
+    assert hidden["input-to-state stability"].verdict == Verdict.REFUTED
+    integrator = StateSpace([[1.0]], [[1.0]], [[1.0]], [[0.0]]).stability()
+    assert {row.verdict for row in integrator} == {Verdict.UNKNOWN}
+    static = Dense(2, 2, activation="tanh").stability()
+    assert static["bounded output"].verdict == static["contraction"].verdict == Verdict.PROVED
+
+
+def test_pole_outside_is_a_growth_in_simulation():
+    loop = Feedback(gain(1.0), 1.01, delay=7, allow_unstable=True)
+    radius = loop.spectral_radius()
+    assert abs(radius - 1.01 ** (1 / 7)) < 1e-12
+    y = loop(np.eye(1, 7 * 200)[0])
+    assert abs(y[7 * 150] - 1.01**150) < 1e-9
+
+
+@pytest.mark.parametrize("t60_s", [0.3, 2.0])
+def test_t60_of_a_network(t60_s):
+    network = FeedbackDelayNetwork([1031, 1327, 1523, 1871], t60_s=t60_s, sample_rate=48000)
+    radius = network.spectral_radius()
+    assert abs(stability.t60_s(radius, 48000) / t60_s - 1) < 1e-6
+    assert f"60 dB in {t60_s:.3g} s" in network.stability()["decay"].statement
+
+
+def test_frozen_poles():
+    cell = LSTM(2, 4, seed=2)
+    u = np.random.default_rng(1).standard_normal((60, 2))
+    frozen = stability.frozen_poles(cell, u, every=7)
+    np.testing.assert_array_equal(frozen.index, np.arange(0, 60, 7))
+    J, _ = cell.jacobians(u, cell.rest_state())
+    for t, found in zip(frozen.index, frozen.poles, strict=True):
+        np.testing.assert_allclose(np.sort_complex(found), np.sort_complex(np.linalg.eigvals(J[t])), atol=1e-12)
+
+
+def test_frozen_poles_inside_the_circle_prove_nothing():
+    """Two matrices with all poles at zero, used in turn, grow by 1.8 a step."""
+    first = np.array([[0, 1.8], [0, 0]])
+    assert StateSpace(first, np.eye(2), np.eye(2), np.zeros((2, 2))).spectral_radius() < 1e-7
+    assert abs(np.max(np.abs(np.linalg.eigvals(first @ first.T))) - 1.8**2) < 1e-12
+
+
+@pytest.mark.parametrize(
+    ("filt", "bounded"),
+    [
+        (LSTM(1, 4) >> Dense(4, 1), True),
+        (GRU(1, 4) >> Dense(4, 1) >> GerzonAllpass([5]), True),
+        (Dense(1, 1, activation="relu"), True),
+        (Feedback(LSTM(1, 2) >> Dense(2, 1), 5.0, delay=3), True),  # saturates inside, whatever the gain
+        (Feedback(Dense(1, 1, activation="relu").replace(W=[[1.0]]), 5.0, delay=3), False),
+        (LSTM(1, 2) >> Elman(2, 3, activation="relu"), False),
+        (delay(3) + gain(0.5), True),
+    ],
+)
+def test_boundedness_of_compositions(filt, bounded):
+    verdict = filt.stability()["bounded output"].verdict
+    assert (verdict == Verdict.PROVED) == bounded
+
+
+def test_report_reads():
+    text = str(LSTM(1, 4, sample_rate=48000).stability())
+    assert "bounded output" in text and "supposing: silence" in text and "60 dB in" in text
