@@ -89,6 +89,8 @@ def delay_poles(A: ArrayLike, delays: ArrayLike) -> Complex:
 
 def _block(A: Real, m: Integer) -> Complex:
     """Poles of one strongly connected block."""
+    if (m == 1).all():  # an ordinary state matrix, whose poles at 0 rounding moves by no more than any other
+        return np.linalg.eigvals(A).astype(np.complex128)
     g = int(np.gcd.reduce(m))
     m = m // g
     n = int(m.sum())

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from rnndsp.errors import ParameterError
 
-__all__ = ["writing"]
+__all__ = ["new_folder", "writing"]
+
+# In every folder that we made, so that we know which may be replaced.
+MARK = ".rnndsp"
 
 
 @contextmanager
@@ -34,8 +38,46 @@ def writing(path: str | os.PathLike[str], *, force: bool = False) -> Iterator[Pa
         temporary.touch(exist_ok=False)
     except OSError as error:
         raise ParameterError(f"cannot write to the folder {target.parent}: {error.strerror}") from error
+    mode = temporary.stat().st_mode
     try:
         yield temporary
+        # some writers put a file of their own there, which only its owner may read
+        temporary.chmod(mode)
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def new_folder(path: str | os.PathLike[str], *, force: bool = False) -> Iterator[Path]:
+    """Yield a temporary folder beside ``path``; it takes that name on success and is removed on failure.
+
+    With ``force`` a folder that is there is replaced, but only one that was written here: any other may hold what is
+    not ours to delete.
+
+    Raises
+    ------
+    ParameterError
+        ``path`` exists, or the folder around it is missing or cannot be written.
+    """
+    target = Path(path)
+    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+        if not force:
+            raise ParameterError(f"{target} exists; to replace it say force=True (-f on the command line)")
+        if not (target / MARK).is_file():
+            raise ParameterError(f"{target} was not written by rnndsp and is not replaced; name another folder")
+    if not target.absolute().parent.is_dir():
+        raise ParameterError(f"the folder {target.parent} does not exist; make it first")
+    temporary = target.with_name(f".{target.name}-{secrets.token_hex(4)}")
+    try:
+        temporary.mkdir()
+    except OSError as error:
+        raise ParameterError(f"cannot write to the folder {target.parent}: {error.strerror}") from error
+    try:
+        (temporary / MARK).touch()
+        yield temporary
+        if target.exists():
+            shutil.rmtree(target)
+        temporary.rename(target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numba
+import numpy as np
 from numba.extending import overload, register_jitable
 
 __all__ = ["inline", "kernel", "source_key", "specialise"]
@@ -52,7 +53,8 @@ def specialise(stub: Callable[..., Any]) -> Callable[[F], F]:
 
 def source_key(*functions: Callable[..., Any]) -> str:
     """Hash of the source file of every function, and of every constant, that is reached from ``functions``."""
-    digest = hashlib.sha256(numba.__version__.encode())
+    # this file too: it holds the compile options
+    digest = hashlib.sha256(numba.__version__.encode() + Path(__file__).read_bytes())
     seen: set[int] = set()
     files: set[str] = set()
 
@@ -67,16 +69,27 @@ def source_key(*functions: Callable[..., Any]) -> str:
             # without a file (a notebook, a prompt) the byte code and its constants have to do
             digest.update(path.read_bytes() if path.is_file() else _anatomy(function.__code__))
         captured = [cell.cell_contents for cell in function.__closure__ or ()]
-        named = [(name, function.__globals__.get(name)) for name in function.__code__.co_names]
+        names = function.__code__.co_names
+        named = [(name, function.__globals__.get(name)) for name in names]
+        # `helpers.soft(x)` names the module `helpers` and its attribute `soft`
+        modules = [value for _, value in named if isinstance(value, types.ModuleType) and _foreign(value.__name__)]
+        named += [(name, getattr(module, name)) for module in modules for name in names if hasattr(module, name)]
         for name, value in [*named, *(("", value) for value in captured)]:
-            if isinstance(value, int | float | complex | str | tuple):
+            if isinstance(value, int | float | complex | str | tuple | np.generic):
                 digest.update(f"{name}={value!r}".encode())
-            elif getattr(value, "__module__", "").partition(".")[0] not in ("numpy", "numba", "math", "builtins"):
+            elif isinstance(value, np.ndarray):
+                digest.update(f"{name}={value.dtype}{value.shape}".encode() + value.tobytes())
+            elif _foreign(getattr(value, "__module__", None) or ""):
                 visit(value)
 
     for function in functions:
         visit(function)
     return digest.hexdigest()
+
+
+def _foreign(module: str) -> bool:
+    """Whether a module's sources may change while Numba's version does not."""
+    return module.partition(".")[0] not in ("numpy", "numba", "math", "builtins")
 
 
 def _anatomy(code: types.CodeType) -> bytes:

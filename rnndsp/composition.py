@@ -250,6 +250,11 @@ class Residual(Parallel):
     ----------
     inner : Filter
         With as many outputs as inputs.
+
+    Notes
+    -----
+    *State*: those of the dry path and of ``inner``, in ``children``. *Stability*: that of ``inner``, as for any
+    :class:`Parallel`.
     """
 
     def __init__(self, inner: Filter) -> None:
@@ -262,6 +267,10 @@ class Latency(DelayStateSpace):
     Parameters
     ----------
     n_samples, n_channels : int
+
+    Notes
+    -----
+    *State*: field ``lines``, see :class:`DelayStateSpace`; zero at rest. *Stability*: always, there being no feedback.
     """
 
     def __init__(self, n_samples: int, n_channels: int = 1) -> None:
@@ -341,13 +350,13 @@ class Feedback(_Composition):
             radius = loop_radius(self, self.n_outputs)
             if radius is None:
                 raise ParameterError(
-                    f"this loop of {self.n_states} states is too large to tell whether it decays; shorten its delays, or "
-                    "say allow_unstable=True"
+                    f"this loop of {self.n_states} states is too large to tell whether it decays; shorten its delays, "
+                    "or say allow_unstable=True"
                 )
             if radius >= 1 - MARGIN:
                 raise ParameterError(
-                    f"this loop has spectral radius {radius:.12g} >= 1 and would not decay; lower the gain of backward, "
-                    "or say allow_unstable=True"
+                    f"this loop has spectral radius {radius:.12g} >= 1 and would not decay; lower the gain of "
+                    "backward, or say allow_unstable=True"
                 )
 
     def _loop(self, u: NDArray[Any], state: State, y: NDArray[Any], chunks: list[Any] | None) -> None:
@@ -449,7 +458,8 @@ class Knobs(_Composition):
 
     Notes
     -----
-    *State*: that of ``inner``, in ``children``.
+    *State*: that of ``inner``, in ``children``. *Stability*: that of ``inner``, whose last inputs stay within the range
+    of the knobs.
 
     Examples
     --------

@@ -176,6 +176,18 @@ class Cell(Filter):
     .. math:: a_g = W_g u[t] + b_g, \qquad r_g = U_g h[t-1], \qquad
               (h, \ldots)[t] = \mathrm{unit}(a, r, (h, \ldots)[t-1]), \qquad y[t] = h[t]
 
+    Parameters
+    ----------
+    n_inputs, n_units : int
+    recurrence : {"dense", "diagonal", "orthogonal"}
+        Form of each U.
+    seed : int or Generator
+        For the initial weights.
+    sample_rate : float, optional
+        Hz.
+    **config
+        Further settings of a subclass, plain values that its ``_stages`` or ``_setup`` looks at.
+
     Attributes to set in a subclass
     -------------------------------
     state_names : tuple of str
@@ -196,6 +208,8 @@ class Cell(Filter):
 
     *State*: the fields of ``state_names``, each of n_units; zero at rest. The output is the *new* hidden state, so a
     linearised cell has C = [J]_h and D = [B]_h.
+
+    *Stability*: depends on the unit; a subclass says what holds for its own.
     """
 
     state_names: tuple[str, ...] = ("h",)

@@ -510,7 +510,8 @@ class Filter(ABC):
             if state.shapes != here.shapes:
                 raise ParameterError(f"linearize takes one voice of a state of this filter, {here!r}, not {state!r}")
             here.assign(state)
-        return self._linearize(here, self._extend(frame[None, None, :], controls)[0, 0])
+        linear = self._linearize(here, self._extend(frame[None, None, :], controls)[0, 0])
+        return linear if linear.sample_rate == self.sample_rate else linear.replace(sample_rate=self.sample_rate)
 
     def poles(
         self, state: State | None = None, u: ArrayLike | None = None, *, controls: Controls | None = None

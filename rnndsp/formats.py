@@ -32,6 +32,13 @@ def save(filt: Filter, path: str | os.PathLike[str], *, force: bool = False) -> 
     The file is in safetensors format: every array of ``filt.params`` under its name, and in the metadata the format
     version and the tree of classes and configurations as JSON.
 
+    Parameters
+    ----------
+    filt : Filter
+    path : path
+    force : bool
+        Replace a file that is there.
+
     Raises
     ------
     ParameterError
@@ -45,6 +52,10 @@ def load(path: str | os.PathLike[str]) -> Filter:
 
     No code of the file's is run: a class is only ever looked up by name, among ours and among those that you have
     imported.
+
+    Parameters
+    ----------
+    path : path
 
     Raises
     ------
@@ -69,13 +80,31 @@ def load(path: str | os.PathLike[str]) -> Filter:
 
 
 def save_state(state: State, path: str | os.PathLike[str], *, force: bool = False) -> None:
-    """Write a state to a file that :func:`load_state` reads back."""
+    """Write a state to a file that :func:`load_state` reads back.
+
+    Parameters
+    ----------
+    state : State
+    path : path
+    force : bool
+        Replace a file that is there.
+    """
     tensors: dict[str, NDArray[Any]] = {}
     _write(path, "state", _describe_state(state, tensors, "state"), tensors, force)
 
 
 def load_state(path: str | os.PathLike[str]) -> State:
-    """Read a state; whether it fits a filter is checked where it is used."""
+    """Read a state; whether it fits a filter is checked where it is used.
+
+    Parameters
+    ----------
+    path : path
+
+    Raises
+    ------
+    FormatError
+        The file is missing, damaged or inconsistent, or holds NaN.
+    """
     description, tensors = _read(path, "state")
     try:
         state = _build_state(description, tensors, "state", 0)

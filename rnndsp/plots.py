@@ -23,7 +23,7 @@ from numpy.typing import ArrayLike, NDArray
 from rnndsp import response, stability
 from rnndsp.errors import ParameterError, RnndspError
 from rnndsp.filter import Filter
-from rnndsp.stability import MARGIN, FrozenPoles
+from rnndsp.stability import MARGIN, FrozenPoles, in_words
 from rnndsp.state import State
 
 __all__ = [
@@ -71,7 +71,7 @@ def _count(n: int, what: str) -> str:
 def _duration(frames: float, rate: float | None) -> str:
     """A number of frames in words, as a time where the rate is known."""
     if rate:
-        return EngFormatter("s")(float(f"{frames / rate:.3g}"))
+        return in_words(frames / rate)
     return _count(round(frames), "sample")
 
 
@@ -322,7 +322,7 @@ def _n_frames(filt: Filter, controls: Controls | None, poles: ArrayLike | None, 
     most = int(np.clip(2**28 // max(len(linear.A), 1) ** 2, 2**12, 2**19 if filt.is_linear else 2**17))
     if radius > 1 + MARGIN:
         grown = 1 / np.log10(radius)  # by 20 dB, which still shows how it began
-        return int(np.clip(grown + memory, 32, min(150 * grown, most))) if filt.is_linear else 4096
+        return int(np.clip(grown + memory, 8, min(150 * grown, most))) if filt.is_linear else 4096
     if radius >= 1 - MARGIN:
         return int(min(max(4096, 16 * memory), most))
     ring = stability.t60_s(radius, 1.0) * decay_db / 60
@@ -537,7 +537,7 @@ def frequency_response_plot(
 
 def spectrogram_plot(
     y: ArrayLike, sample_rate: float, *, n_fft: int = 1024, range_db: float = 90.0, ax: Axes | None = None
-) -> tuple[AxesImage, Colorbar]:
+) -> AxesImage:
     """Listening with the eyes: level against time and frequency, a sine of amplitude 1 being 0 dB.
 
     Parameters
@@ -554,9 +554,8 @@ def spectrogram_plot(
 
     Returns
     -------
-    image : AxesImage
-        Its data are the levels in dB, frequency by time.
-    colorbar : Colorbar
+    AxesImage
+        Its data are the levels in dB, frequency by time; ``colorbar`` is its colour bar.
     """
     signal = np.asarray(y, np.float64)
     if signal.ndim not in (1, 2) or not signal.size or not np.isfinite(signal).all():
@@ -583,9 +582,9 @@ def spectrogram_plot(
         vmax=float(db.max()),
         extent=(start, stop, -half_bin, sample_rate / 2 + half_bin),
     )
-    colorbar = ax.figure.colorbar(image, ax=ax, label="level (dB)")
+    ax.figure.colorbar(image, ax=ax, label="level (dB)")
     ax.set_ylim(0, sample_rate / 2)
     ax.yaxis.set_major_formatter(EngFormatter("Hz"))
     ax.set(xlabel="time (s)", ylabel="frequency (Hz)")
     ax.set_title("spectrogram")
-    return image, colorbar
+    return image

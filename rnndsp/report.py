@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from base64 import b64encode
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -26,8 +26,11 @@ from rnndsp.errors import ParameterError, RnndspError
 from rnndsp.filter import Filter
 from rnndsp.plots import DECAY_DB, IMPULSE_DB, _duration
 from rnndsp.stability import MARGIN, StabilityReport, Verdict
+from rnndsp.state import State
 
-__all__ = ["analyze"]
+__all__ = ["analyze", "html_page"]
+
+Controls = Mapping[str, float]
 
 # Frames of a trajectory whose poles are drawn, and the most states for which that is cheap enough.
 FROZEN_FRAMES = 100
@@ -85,6 +88,7 @@ def analyze(
     name: str | None = None,
     sample_rate: float | None = None,
     signal: ArrayLike | None = None,
+    controls: Controls | None = None,
     force: bool = False,
 ) -> Path:
     """Write a page about a filter, ``index.html``, and the plots on it as PNG files beside it.
@@ -103,6 +107,8 @@ def analyze(
     signal : array, shape (n_frames, n_inputs) or (n_frames,), optional
         What to play to it: for the poles along the way of a nonlinear filter, and for a spectrogram of its output. When
         absent the poles are those under a noise burst at -12 dB. At most 131072 frames are used.
+    controls : mapping of str to float, optional
+        Where the knobs stand; at their defaults when absent.
     force : bool
         Replace files that are there.
 
@@ -117,6 +123,7 @@ def analyze(
         A file is in the way, the directory cannot be written, or sample rate or signal do not fit the filter.
     """
     filt.check_rate(sample_rate)
+    _check_controls(filt, controls or {})
     if sample_rate is not None and filt.sample_rate is None:
         filt = filt.replace(sample_rate=sample_rate)
     heard = None if signal is None else _checked(filt, signal)
@@ -129,12 +136,12 @@ def analyze(
         # entered first, so renamed last: a page is there only when its pictures are
         page = files.enter_context(writing(folder / "index.html", force=force))
         with np.errstate(all="ignore"):  # an unstable filter overflows, which is a finding and no accident
-            verdicts, trouble = _verdicts(filt)
-            pictures = list(_pictures(filt, verdicts, heard))
+            verdicts, trouble = _verdicts(filt, controls)
+            pictures = list(_pictures(filt, controls, verdicts, heard))
         for picture in pictures:
             if picture.png:
                 files.enter_context(writing(folder / picture.name, force=force)).write_bytes(picture.png)
-        page.write_text(_page(filt, name or _make_up(filt), verdicts, trouble, pictures), encoding="utf-8")
+        page.write_text(_page(filt, controls, name or _make_up(filt), verdicts, trouble, pictures), encoding="utf-8")
     return folder / "index.html"
 
 
@@ -151,11 +158,35 @@ def _checked(filt: Filter, signal: ArrayLike) -> NDArray[np.float64]:
     return u[:SIGNAL_FRAMES].astype(np.float64)
 
 
-def _verdicts(filt: Filter) -> tuple[StabilityReport | None, str]:
+def _check_controls(filt: Filter, controls: Controls) -> None:
+    """Raise for an unknown control or one beyond its range, before anything is computed."""
+    known = {control.name: control for control in filt.controls}
+    unknown = sorted(set(controls) - set(known))
+    if unknown:
+        raise ParameterError(f"unknown controls {unknown}; this filter has {list(known)}")
+    for name, value in controls.items():
+        known[name].check(value)
+
+
+def _verdicts(filt: Filter, controls: Controls | None) -> tuple[StabilityReport | None, str]:
     try:
-        return filt.stability(), ""
+        return filt.stability(controls=controls), ""
     except RnndspError as error:
         return None, str(error)
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """A filter, where its knobs stand, where it rests, and its poles there, where it has any."""
+
+    filt: Filter
+    controls: Controls | None
+    rest: State | None
+    poles: NDArray[np.complex128] | None
+
+    @property
+    def radius(self) -> float:
+        return 0.0 if self.poles is None else float(np.max(np.abs(self.poles), initial=0))
 
 
 # ---- pictures, each with what a musician wants to know from it
@@ -175,42 +206,47 @@ def _level(db: float) -> str:
 
 
 def _pitch(frequency: float, rate: float | None) -> str:
+    if frequency < 1e-6 * (rate or 1):
+        frequency = 0.0  # an angle of rounding errors
     return EngFormatter("Hz")(float(f"{frequency:.3g}")) if rate else f"{frequency:.3g} cycles a sample"
 
 
-def _pictures(filt: Filter, verdicts: StabilityReport | None, heard: NDArray[np.float64] | None) -> Iterator[_Picture]:
+def _pictures(
+    filt: Filter, controls: Controls | None, verdicts: StabilityReport | None, heard: NDArray[np.float64] | None
+) -> Iterator[_Picture]:
     rest = verdicts.rest_states[0] if verdicts and verdicts.rest_states else None
     found: NDArray[np.complex128] | None = None
-    makers: list[Callable[[], _Picture]] = []
     try:
-        filt.linearize(rest)
-        found = verdicts.poles if verdicts else stability.poles(filt, rest)
+        filt.linearize(rest, controls=controls)
+        found = verdicts.poles if verdicts else stability.poles(filt, rest, controls=controls)
     except RnndspError as error:
         yield _Picture("Poles", f"No poles to draw: {error}.")
+    subject = _Subject(filt, controls, rest, found)
+    makers: list[Callable[[_Subject], _Picture]] = []
     if found is not None and found.size:
-        makers += [partial(_poles, filt, rest, found), partial(_pole_decay, filt, rest, found)]
+        makers += [_poles, _pole_decay]
     elif found is not None:
-        yield _Picture(
-            "Poles", "No poles to draw: without a memory, each output frame depends on one input frame only."
-        )
-    makers.append(partial(_impulse, filt, found))
+        yield _Picture("Poles", "No poles to draw: without memory, an output frame depends on one input frame only.")
+    makers.append(_impulse)
+    if 0 < subject.radius < 1 - MARGIN:
+        makers.append(_decay)
     if found is not None:
-        if 0 < np.max(np.abs(found), initial=0) < 1 - MARGIN:
-            makers.append(partial(_decay, filt, found))
-        makers.append(partial(_frequency, filt, rest, found))
-        if found.size and not filt.is_linear:
-            makers.append(partial(_frozen, filt, heard))
+        makers.append(_frequency)
+    if found is not None and found.size and not filt.is_linear:
+        makers.append(partial(_frozen, heard=heard))
     if heard is not None:
-        makers.append(partial(_spectrogram, filt, heard))
+        makers.append(partial(_spectrogram, heard=heard))
     for make in makers:
         try:
-            yield make()
+            yield make(subject)
         except RnndspError as error:
             yield _Picture("A missing picture", f"{error}.")
 
 
-def _poles(filt: Filter, rest: Any, found: NDArray[np.complex128]) -> _Picture:
-    _, png = _drawn(lambda ax: plots.pole_plot(filt, rest, poles=found, ax=ax), 7.0, 5.8)
+def _poles(subject: _Subject) -> _Picture:
+    filt, found = subject.filt, subject.poles
+    assert found is not None
+    _, png = _drawn(lambda ax: plots.pole_plot(filt, subject.rest, poles=found, ax=ax), 7.0, 5.8)
     beyond = int(np.count_nonzero(np.abs(found) >= 1 - MARGIN))
     where = "" if filt.is_linear else ", for soft sounds about rest"
     some = f"All {found.size:,} poles" if beyond in (0, found.size) else f"{beyond:,} of {found.size:,} poles"
@@ -222,13 +258,15 @@ def _poles(filt: Filter, rest: Any, found: NDArray[np.complex128]) -> _Picture:
     return _Picture("Poles", said, "poles.png", png)
 
 
-def _pole_decay(filt: Filter, rest: Any, found: NDArray[np.complex128]) -> _Picture:
-    _, png = _drawn(lambda ax: plots.pole_decay_plot(filt, rest, poles=found, ax=ax), 7.0, 5.8)
+def _pole_decay(subject: _Subject) -> _Picture:
+    filt, found = subject.filt, subject.poles
+    assert found is not None
+    _, png = _drawn(lambda ax: plots.pole_decay_plot(filt, subject.rest, poles=found, ax=ax), 7.0, 5.8)
     rate = filt.sample_rate
     size = np.abs(found)
     slowest = found[np.argmax(size)]
     at = _pitch(abs(np.angle(slowest)) / (2 * np.pi) * (rate or 1.0), rate)
-    radius = float(size.max())
+    radius = subject.radius
     if radius > 1 + MARGIN:
         said = f"Its fastest growing mode, at {at}, is 60 dB louder after {_duration(3 / np.log10(radius), rate)}."
     elif radius >= 1 - MARGIN:
@@ -242,38 +280,42 @@ def _pole_decay(filt: Filter, rest: Any, found: NDArray[np.complex128]) -> _Pict
     return _Picture("How long each mode rings", said, "pole_decay.png", png)
 
 
-def _impulse(filt: Filter, found: NDArray[np.complex128] | None) -> _Picture:
-    n = plots._n_frames(filt, None, found, IMPULSE_DB)
-    lines, png = _drawn(lambda ax: plots.impulse_response_plot(filt, n, ax=ax))
-    # curves are drawn in the unit of the axis: its end is the last frame
+def _impulse(subject: _Subject) -> _Picture:
+    filt, controls = subject.filt, subject.controls
+    n = plots._n_frames(filt, controls, subject.poles, IMPULSE_DB)
+    lines, png = _drawn(lambda ax: plots.impulse_response_plot(filt, n, controls=controls, ax=ax))
     h = np.stack([np.abs(line.get_ydata()) for line in lines])
-    x = np.asarray(lines[0].get_xdata()) / lines[0].get_xdata()[-1] * (n - 1)
     peak, rate = h.max(), filt.sample_rate
+    x = np.asarray(lines[0].get_xdata()) / plots._time_axis(n, rate)[0][1]  # in frames again
     if not peak:
         said = "A click gives silence."
-    elif found is not None and np.max(np.abs(found), initial=0) > 1 + MARGIN and filt.is_linear:
+    elif subject.radius > 1 + MARGIN and filt.is_linear:
         said = f"A click never dies away: it is shown for the first {_duration(n, rate)}."
     else:
         loud, alive = (np.flatnonzero(np.any(h >= part * peak, axis=0)) for part in (0.5, 1e-3))
         first, last = x[loud[0]], x[alive[-1]]
         said = f"A click is heard {f'after {_duration(first, rate)}' if first else 'at once'}, and "
-        if last >= n - 2:
+        if last >= 0.999 * (n - 1):
             said += f"stays within 60 dB of its peak for the {_duration(n, rate)} shown."
         else:
             said += f"has faded by 60 dB after {_duration(last + 1, rate)}."
     return _Picture("What a click turns into", said, "impulse_response.png", png)
 
 
-def _decay(filt: Filter, found: NDArray[np.complex128]) -> _Picture:
-    n = plots._n_frames(filt, None, found, DECAY_DB)
-    lines, png = _drawn(lambda ax: plots.decay_plot(filt, n, ax=ax))
+def _decay(subject: _Subject) -> _Picture:
+    filt, controls = subject.filt, subject.controls
+    n = plots._n_frames(filt, controls, subject.poles, DECAY_DB)
+    lines, png = _drawn(lambda ax: plots.decay_plot(filt, n, controls=controls, ax=ax))
     label = str(lines[0].get_label()).partition(": ")[2]
     said = f"Of a click, the energy still to come falls by {label}." if label.startswith("60") else f"There is {label}."
     return _Picture("How the energy fades", said, "energy_decay.png", png)
 
 
-def _frequency(filt: Filter, rest: Any, found: NDArray[np.complex128]) -> _Picture:
-    (curves, averages), png = _drawn(lambda ax: plots.frequency_response_plot(filt, state=rest, ax=ax))
+def _frequency(subject: _Subject) -> _Picture:
+    filt, controls = subject.filt, subject.controls
+    (curves, averages), png = _drawn(
+        lambda ax: plots.frequency_response_plot(filt, state=subject.rest, controls=controls, ax=ax)
+    )
     frequency, db = (np.asarray(data, np.float64) for data in (averages or curves)[0].get_data())
     rate = filt.sample_rate
     # of a plateau its lower end, whatever rounding makes of it
@@ -299,7 +341,7 @@ def _frequency(filt: Filter, rest: Any, found: NDArray[np.complex128]) -> _Pictu
         said = f"It is loudest {where}, {_level(db[top])}, and within 3 dB of that {span}."
         if far.size and high - low < 5:
             said = f"It is loudest {where}, {_level(db[top])}, in a narrow peak."
-    if np.max(np.abs(found), initial=0) >= 1 - MARGIN:
+    if subject.radius >= 1 - MARGIN:
         said += " But it is not stable: no steady tone will ever sound like that."
     elif not filt.is_linear:
         said += " This holds for soft sounds about rest; louder ones also gain overtones."
@@ -312,7 +354,8 @@ def _burst(n_inputs: int) -> NDArray[np.float64]:
     return BURST_LEVEL * noise * np.exp(-t / 800)[:, None]
 
 
-def _frozen(filt: Filter, heard: NDArray[np.float64] | None) -> _Picture:
+def _frozen(subject: _Subject, heard: NDArray[np.float64] | None) -> _Picture:
+    filt, controls = subject.filt, subject.controls
     title = "Poles while it plays"
     if filt.n_states > FROZEN_STATES:
         return _Picture(
@@ -320,17 +363,20 @@ def _frozen(filt: Filter, heard: NDArray[np.float64] | None) -> _Picture:
         )
     u = _burst(filt.n_inputs) if heard is None else heard
     n_frames = FROZEN_FRAMES // (1 + filt.n_states // 64)
-    frozen = stability.frozen_poles(filt, u, every=-(-len(u) // n_frames))
+    frozen = stability.frozen_poles(filt, u, every=-(-len(u) // n_frames), controls=controls)
     _, png = _drawn(lambda ax: plots.frozen_pole_plot(frozen, sample_rate=filt.sample_rate, ax=ax), 7.0, 5.8)
     beyond = int(np.count_nonzero(np.max(np.abs(frozen.poles), axis=1) >= 1 - MARGIN))
     played = "a noise burst at -12 dB" if heard is None else "the given signal"
-    said = f"Under {played} the poles move; in {beyond} of {frozen.index.size} moments some reach the unit circle or beyond."
+    said = (
+        f"Under {played} the poles move; in {beyond} of {frozen.index.size} moments some are on or outside the circle."
+    )
     said += " A picture, not a proof."
     return _Picture(title, said, "frozen_poles.png", png)
 
 
-def _spectrogram(filt: Filter, heard: NDArray[np.float64]) -> _Picture:
-    y = filt(heard)
+def _spectrogram(subject: _Subject, heard: NDArray[np.float64]) -> _Picture:
+    filt, controls = subject.filt, subject.controls
+    y = filt(heard, controls=controls)
     _, png = _drawn(lambda ax: plots.spectrogram_plot(y, filt.sample_rate or 1.0, ax=ax))
     change = 10 * np.log10(np.mean(y**2) / np.mean(heard**2)) if heard.any() and y.any() else 0.0
     peak = 20 * np.log10(np.max(np.abs(y))) if y.any() else -np.inf
@@ -357,7 +403,7 @@ def _tree(filt: Filter) -> str:
     return f"<li>{escape(type(filt).__name__)} <small>{escape(config)}</small>{inner}</li>"
 
 
-def _facts(filt: Filter) -> dict[str, str]:
+def _facts(filt: Filter, controls: Controls) -> dict[str, str]:
     facts = {
         "Inputs, outputs": f"{filt.n_inputs}, {filt.n_outputs}",
         "States": f"{filt.n_states:,}",
@@ -367,7 +413,7 @@ def _facts(filt: Filter) -> dict[str, str]:
         "Kind": "linear" if filt.is_linear else "nonlinear",
     }
     if filt.controls:
-        facts["Controls"] = ", ".join(f"{c.name} = {c.default:g}" for c in filt.controls)
+        facts["Controls"] = ", ".join(f"{c.name} = {controls.get(c.name, c.default):g}" for c in filt.controls)
     return facts
 
 
@@ -387,30 +433,44 @@ def _figure(picture: _Picture) -> str:
     return f'<figure><img alt="{alt}" src="data:image/png;base64,{data}"><figcaption>{caption}</figcaption></figure>'
 
 
-def _page(filt: Filter, name: str, verdicts: StabilityReport | None, trouble: str, pictures: list[_Picture]) -> str:
-    facts = "".join(f"<div><dt>{escape(key)}</dt><dd>{escape(value)}</dd></div>" for key, value in _facts(filt).items())
+def _page(
+    filt: Filter,
+    controls: Controls | None,
+    name: str,
+    verdicts: StabilityReport | None,
+    trouble: str,
+    pictures: list[_Picture],
+) -> str:
+    facts = _facts(filt, controls or {}).items()
+    facts_html = "".join(f"<div><dt>{escape(key)}</dt><dd>{escape(value)}</dd></div>" for key, value in facts)
     table = f"<p>No verdicts: {escape(trouble)}.</p>"
     if verdicts:
         head = "<thead><tr><th>Property</th><th>Verdict</th><th>What was found</th></tr></thead>"
         table = f"<table>{head}<tbody>{''.join(map(_row, verdicts))}</tbody></table>"
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{escape(name)}</title>
-<style>{STYLE}</style>
-</head>
-<body>
-<h1>{escape(name)}</h1>
-<ul>{_tree(filt)}</ul>
-<dl>{facts}</dl>
+    body = f"""<ul>{_tree(filt)}</ul>
+<dl>{facts_html}</dl>
 <h2>Is it stable?</h2>
 {table}
 <h2>What it does</h2>
 <div class="plots">
 {"".join(map(_figure, pictures))}
-</div>
+</div>"""
+    return html_page(name, body)
+
+
+def html_page(title: str, body: str) -> str:
+    """A page in the style of :func:`analyze`: ``title`` is text and gets escaped, ``body`` is HTML and does not."""
+    return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{escape(title)}</title>
+<style>{STYLE}</style>
+</head>
+<body>
+<h1>{escape(title)}</h1>
+{body}
 </body>
 </html>
 """

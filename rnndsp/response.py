@@ -49,6 +49,15 @@ def impulse_response(
     """Output for an impulse of ``level`` on one input, divided by ``level``: shape (n_frames, n_outputs).
 
     For a nonlinear filter it depends on the level; its output at rest, the response to silence, is taken off.
+
+    Parameters
+    ----------
+    filt : Filter
+    n_frames : int
+    channel : int
+        The input that gets the impulse; the others get silence.
+    level : float
+    controls : mapping of str to float or array of n_frames, optional
     """
     if level == 0 or not np.isfinite(level):
         raise ParameterError(f"{level=} must be a finite number other than 0")

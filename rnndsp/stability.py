@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from rnndsp._delay_poles import delay_poles
+from rnndsp.errors import NonFiniteError, RnndspError
 from rnndsp.filter import Filter
 from rnndsp.state import State
 from rnndsp.statespace import DelayStateSpace, StateSpace
@@ -34,8 +35,8 @@ MARGIN = 1e-10
 # Silence given to a filter to come to rest, and states told apart as different ones.
 SETTLE_FRAMES = 20000
 SAME = 1e-4
-# A loop with more lines is not looked at before it runs; a small one is by its poles; the open loop by its gain; and the
-# poles of a large one are worth some seconds, in units of a nanosecond.
+# Loops of more lines are refused unseen, those of fewer states judged by their poles, open loops of fewer states by
+# their gain, and the poles of a large loop may cost so many nanoseconds.
 MAX_LINES, SMALL_LOOP, MAX_OPEN_STATES, MAX_COST = 500, 500, 60, 2e9
 # Double eigenvalues on the circle are found this near to it.
 ON_CIRCLE = 1e-6
@@ -143,17 +144,23 @@ def spectral_radius(
 
     It is the asymptotic factor a sample by which a linear filter decays. It is no norm: a filter may grow for a while
     with a radius below one, and a cell whose Jacobian has one everywhere may still not forget.
+
+    Parameters
+    ----------
+    filt : Filter
+    state, u, controls
+        The operating point, as in :meth:`Filter.linearize`.
     """
     found = poles(filt, state, u, controls=controls)
     return float(np.max(np.abs(found))) if found.size else 0.0
 
 
 def loop_radius(filt: Filter, n_loop: int) -> float | None:
-    """The spectral radius of a linear loop whose first ``n_loop`` lines close it, or a bound below one where that is cheap.
+    """The spectral radius of a linear loop that its first ``n_loop`` lines close, or a cheap bound of it below one.
 
-    A loop decays, however long its lines are, if the norm of its matrix or the spectral radius of its absolute values is
-    below one; and, however long the line that closes it is, if the open loop is stable and its gain below one at every
-    frequency. None where neither is so and the poles would take longer than seconds.
+    A loop decays, however long its lines are, if the norm of its matrix or the spectral radius of its absolute values
+    is below one; and, however long the line that closes it is, if the open loop is stable and its gain below one at
+    every frequency. None where neither is so and the poles would take longer than seconds, or are not found.
     """
     if _n_lines(filt) > MAX_LINES:
         return None
@@ -164,15 +171,21 @@ def loop_radius(filt: Filter, n_loop: int) -> float | None:
             return np.inf
         bound = min(float(np.linalg.norm(A, 2)), float(np.max(np.abs(np.linalg.eigvals(np.abs(A))))))
         if bound < 1 - MARGIN:
-            return bound ** (1 / float(np.max(m)))
-        total, n_lines = float(np.sum(m)), len(m)
+            return float(bound ** (1 / float(np.max(m))))
+        # poles in z**common, of which a loop of one line or of equal ones has few however long it is
+        common = int(np.gcd.reduce(m))
+        total, n_lines = float(np.sum(m)) / common, len(m)
         if total > SMALL_LOOP and np.sum(m[n_loop:]) <= MAX_OPEN_STATES:
             p, q = slice(None, n_loop), slice(n_loop, None)
             if _gain_below_one(DelayStateSpace(A[q, q], A[q, p], A[p, q], A[p, p], m[q]).expand()):
                 return 1 - 2 * MARGIN
         if total > SMALL_LOOP and total**2 + 5 * total * n_lines**3 > MAX_COST:
             return None
-        return float(np.max(np.abs(delay_poles(A, m))))
+        try:
+            found = delay_poles(A, m // common)
+        except RnndspError:
+            return None
+        return float(np.max(np.abs(found)) ** (1 / common))
 
 
 def _n_lines(filt: Filter) -> int:
@@ -208,7 +221,15 @@ def _gain_below_one(filt: StateSpace) -> bool:
 
 
 def t60_s(radius: float, sample_rate: float) -> float:
-    """Time to decay by 60 dB at a factor ``radius`` a sample; infinite from 1 on."""
+    """Time to decay by 60 dB at a factor ``radius`` a sample; infinite from 1 on.
+
+    Parameters
+    ----------
+    radius : float
+        At least 0.
+    sample_rate : float
+        Hz.
+    """
     if radius >= 1:
         return np.inf
     return float(-3 / (sample_rate * np.log10(radius))) if radius > 0 else 0.0
@@ -263,6 +284,15 @@ def rest_states(
 
     Only points that are fixed to rounding are returned, so each is a true rest state; that there are no others is not
     proved. The first is the one reached from the initial state, where it comes to rest at all.
+
+    Parameters
+    ----------
+    filt : Filter
+    n_starts : int
+        Random states to start from.
+    seed : int
+        For these.
+    controls : mapping of str to float, optional
     """
     rng = np.random.default_rng(seed)
     start = filt.rest_state((n_starts + 1,))
@@ -294,14 +324,17 @@ def _polish(filt: Filter, state: State, controls: Controls | None) -> State | No
         x = state.ravel()
         if not np.isfinite(x).all():
             return None
-        moved = filt.run(frame, state, controls=controls)[1]
-        step = moved.ravel() - x
-        if np.max(np.abs(step), initial=0) < 1e-12:
-            return state
-        if x.size > 1000:
+        try:
+            moved = filt.run(frame, state, controls=controls)[1].ravel()
+        except NonFiniteError:
             return None
-        A = filt.linearize(state, controls=controls).expand().A
-        state = state.unravel(x + np.linalg.lstsq(np.eye(x.size) - A, step, rcond=None)[0])
+        if np.max(np.abs(moved - x), initial=0) < 1e-12:
+            return state
+        linear = filt.linearize(state, controls=controls)
+        # at rest a delay line holds one value all along: a line is one unknown, however long it is
+        newest = np.cumsum(linear.delays) - 1
+        step = np.linalg.lstsq(np.eye(newest.size) - linear.A, moved[newest] - x[newest], rcond=None)[0]
+        state = state.unravel(np.repeat(x[newest] + step, linear.delays))
     return None
 
 
@@ -314,6 +347,11 @@ def report(filt: Filter, *, controls: Controls | None = None) -> StabilityReport
     silence; and the
     *decay* near it.
 
+    Parameters
+    ----------
+    filt : Filter
+    controls : mapping of str to float, optional
+
     Raises
     ------
     ParameterError
@@ -324,8 +362,16 @@ def report(filt: Filter, *, controls: Controls | None = None) -> StabilityReport
     return _linear_report(filt, controls) if filt.is_linear else _nonlinear_report(filt, controls)
 
 
+def in_words(time_s: float) -> str:
+    """A time with three digits and the unit that suits it."""
+    for unit, size in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
+        if time_s >= 0.1 * size:
+            return f"{time_s / size:.3g} {unit}"
+    return f"{time_s * 1e9:.3g} ns"
+
+
 def _decay(radius: float, sample_rate: float | None) -> str:
-    rate = f", 60 dB in {t60_s(radius, sample_rate):.3g} s" if sample_rate and 0 < radius < 1 else ""
+    rate = f", 60 dB in {in_words(t60_s(radius, sample_rate))}" if sample_rate and 0 < radius < 1 else ""
     return f"by a factor {radius:.8g} a sample{rate}"
 
 
@@ -438,7 +484,7 @@ def _nonlinear_report(filt: Filter, controls: Controls | None) -> StabilityRepor
             rows.append(
                 Property("contraction", verdict, said if repels else nothing, at_rest, rest[0] if repels else None)
             )
-            said = "only one found, which is no proof" if rest else "none found: it does not come to rest on silence"
+            said = "only one found, which is no proof" if rest else "none found, after 20000 samples of silence"
             rows.append(Property("unique rest state", Verdict.UNKNOWN, said, at_rest))
     if not rest:
         rows.append(Property("decay", Verdict.UNKNOWN, "no rest state to decay to", at_rest))

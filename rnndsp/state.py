@@ -19,6 +19,12 @@ class Field(NamedTuple):
 
     A field with ``rings`` is flat, ``sum(rings)`` long: one circular delay line after the other. Sample ``index %
     length`` of a line is the oldest, so nothing is ever moved and no position has to be stored.
+
+    Attributes
+    ----------
+    name : str
+    shape : tuple of int
+    rings : tuple of int
     """
 
     name: str

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -251,7 +252,15 @@ class DelayStateSpace(Filter):
         w = np.atleast_1d(np.asarray(w, np.float64))
         loop = np.zeros((w.size, self.delays.size, self.delays.size), np.complex128)
         np.einsum("wii->wi", loop)[...] = np.exp(1j * w[:, None] * self.delays)
-        inside = np.linalg.solve(loop - self.A, np.broadcast_to(self.B, (w.size, *self.B.shape)).astype(np.complex128))
+        loop -= self.A
+        inside = np.empty((w.size, *self.B.shape), np.complex128)
+        # part after part of a chain: pivots across them would cost a steep cascade all of its digits
+        n = self.delays.size
+        cuts = [0, *(i for i in range(1, n) if not self.A[:i, i:].any()), n]
+        for first, stop in pairwise(cuts):
+            part = slice(first, stop)
+            entering = self.B[part] + self.A[part, :first] @ inside[:, :first]
+            inside[:, part] = np.linalg.solve(loop[:, part, part], entering)
         response: NDArray[np.complex128] = self.D + self.C @ inside
         return response
 
@@ -328,7 +337,15 @@ def space(
 
 
 def gain(matrix: ArrayLike, *, sample_rate: float | None = None) -> StateSpace:
-    """A filter without memory, ``y = D u``; a number is a gain of one channel."""
+    """A filter without memory, ``y = D u``.
+
+    Parameters
+    ----------
+    matrix : array, shape (n_outputs, n_inputs), or float
+        D; a number is a gain of one channel.
+    sample_rate : float, optional
+        Hz.
+    """
     D = np.atleast_2d(np.asarray(matrix, np.float64))
     return StateSpace(
         np.zeros((0, 0)), np.zeros((0, D.shape[1])), np.zeros((D.shape[0], 0)), D, sample_rate=sample_rate
@@ -336,7 +353,16 @@ def gain(matrix: ArrayLike, *, sample_rate: float | None = None) -> StateSpace:
 
 
 def delay(n_samples: int, n_channels: int = 1, *, sample_rate: float | None = None) -> DelayStateSpace:
-    """``y[t] = u[t - n_samples]`` on each channel."""
+    """``y[t] = u[t - n_samples]`` on each channel.
+
+    Parameters
+    ----------
+    n_samples : int
+        At least 0.
+    n_channels : int
+    sample_rate : float, optional
+        Hz.
+    """
     if n_samples == 0:
         return gain(np.eye(n_channels), sample_rate=sample_rate)
     one = np.eye(n_channels)

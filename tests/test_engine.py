@@ -1,4 +1,4 @@
-"""The engine. Oracles: plain NumPy loops of each cell's equations, the linear limit, orthogonality, central differences."""
+"""The engine. Oracles: NumPy loops of each cell's equations, the linear limit, orthogonality, differences."""
 
 import numpy as np
 import pytest
@@ -39,10 +39,8 @@ def gru_loop(f, u):
         U_r, U_z, U_n = np.split(f.U, 3)
         b_r, b_z, b_n = np.split(f.params["b_rec"], 3)
         r, z = sigmoid(a_r + U_r @ h + b_r), sigmoid(a_z + U_z @ h + b_z)
-        if f.config["reset"] == "after":
-            n = np.tanh(a_n + r * (U_n @ h + b_n))
-        else:
-            n = np.tanh(a_n + U_n @ (r * h) + b_n)
+        recurrent = r * (U_n @ h + b_n) if f.config["reset"] == "after" else U_n @ (r * h) + b_n
+        n = np.tanh(a_n + recurrent)
         h = (1 - z) * n + z * h
         out.append(h)
     return np.array(out)

@@ -1,4 +1,4 @@
-"""Poles and verdicts. Oracles: closed forms and published values, counterexamples that a loose test would call stable."""
+"""Poles and verdicts. Oracles: closed forms, published values, counterexamples that a loose test calls stable."""
 
 import numpy as np
 import pytest

@@ -213,15 +213,15 @@ TAILS = {
     "state variable": (lambda: StateVariable(cutoff_hz=100, q=20, sample_rate=RATE), RATE),
     "fdn": (lambda: FeedbackDelayNetwork([1, 2, 3, 5], t60_s=0.05, sample_rate=RATE), RATE),
     "long fdn": (lambda: FeedbackDelayNetwork([1031, 1327, 1523, 1871], t60_s=0.5, sample_rate=RATE), RATE),
-    "lstm": (lambda: LSTM(1, 3, seed=1), RATE),
-    "gru": (lambda: GRU(1, 3, seed=1), RATE),
-    "gru before": (lambda: GRU(1, 3, reset="before", seed=1), RATE),
-    "elman": (lambda: Elman(1, 3, seed=1), RATE),
+    "lstm": (lambda: LSTM(1, 3, seed=1), 16000),
+    "gru": (lambda: GRU(1, 3, seed=1), 16000),
+    "gru before": (lambda: GRU(1, 3, reset="before", seed=1), 8000),
+    "elman": (lambda: Elman(1, 3, seed=1), 16000),
     "elman slow": (lambda: Elman(1, 2, activation="identity").replace(U=0.998 * np.eye(2)), RATE),
-    "feedback": (lambda: Feedback(SOS(SLOW), -0.5, delay=480), RATE),
+    "feedback": (lambda: Feedback(SOS(SLOW[:1]), 0.01, delay=1000), RATE),
     "short feedback": (lambda: Feedback(gain(1.0), 0.98, delay=3), 400),
     "feedback of dense layers": (lambda: Feedback(Dense(1, 1).replace(W=[[0.9]]), Dense(1, 1), delay=1), 400),
-    "feedback of a cell": (lambda: Feedback(Elman(1, 3) >> Dense(3, 1), 0.5, delay=2), 400),
+    "feedback of a cell": (lambda: Feedback(Elman(1, 3).replace(U=0.4 * np.eye(3)) >> Dense(3, 1), 0.5, delay=2), 400),
 }
 
 

@@ -1,4 +1,4 @@
-"""Cells against PyTorch: frozen vectors (made by make_torch_vectors.py, seed there), and live where torch is installed."""
+"""Cells against PyTorch: frozen vectors (make_torch_vectors.py, seed there), and live where torch is installed."""
 
 from pathlib import Path
 

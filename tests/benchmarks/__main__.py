@@ -1,7 +1,7 @@
 """Speed against rivals, each pair in one run: ``python -m tests.benchmarks``.
 
-Medians of interleaved repeats, one thread, microseconds a sample; ratio = rival / ours, so above 1 we are faster. PyTorch is skipped
-where it is not installed.
+Medians of interleaved repeats, one thread, microseconds a sample; ratio = rival / ours, so above 1 we are faster.
+PyTorch is skipped where it is not installed.
 """
 
 import importlib.metadata

@@ -1,0 +1,185 @@
+"""The command line, run as a user runs it: real files in, files out, one clear line for what goes wrong."""
+
+import os
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import soundfile
+from scipy import signal
+
+import rnndsp
+from rnndsp import Feedback, Knobs, gain
+from rnndsp.filters import LSTM, SOS, Dense, named
+
+RATE = 48000
+
+
+@pytest.fixture
+def folder(tmp_path):
+    rng = np.random.default_rng(0)
+    soundfile.write(tmp_path / "mono.wav", (0.1 * rng.standard_normal(12000)).astype(np.float32), RATE, subtype="FLOAT")
+    soundfile.write(
+        tmp_path / "stereo.wav", (0.1 * rng.standard_normal((9000, 2))).astype(np.float32), RATE, subtype="FLOAT"
+    )
+    return tmp_path
+
+
+def run(folder, *arguments, code=0):
+    path = os.pathsep.join(sys.path)
+    done = subprocess.run(
+        [sys.executable, "-m", "rnndsp", *map(str, arguments)],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": path, "MPLBACKEND": "Agg", "COLUMNS": "200"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == code, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    return done
+
+
+def test_process_a_named_filter(folder):
+    before = set(folder.iterdir())
+    run(folder, "process", "lowpass:cutoff_hz=4000,order=4", "mono.wav", "-o", "out.wav", "--block-size", "64")
+    y, rate = soundfile.read(folder / "out.wav")
+    u, _ = soundfile.read(folder / "mono.wav")
+    expected = signal.sosfilt(signal.butter(4, 4000, output="sos", fs=RATE), u)
+    assert rate == RATE
+    np.testing.assert_allclose(y, expected, atol=1e-7)
+    assert {path.name for path in set(folder.iterdir()) - before} == {"out.wav"}
+
+
+def test_process_a_saved_model_on_each_channel(folder):
+    amp = Knobs(LSTM(2, 5, seed=1) >> Dense(5, 1), {"drive": 0.5}).replace(sample_rate=RATE)
+    amp.save(folder / "amp.safetensors")
+    run(folder, "process", "amp.safetensors", "stereo.wav", "-o", "out.flac", "-c", "drive=0.9", "--subtype", "PCM_24")
+    y, _ = soundfile.read(folder / "out.flac")
+    u, _ = soundfile.read(folder / "stereo.wav", dtype="float32")
+    for channel in range(2):
+        np.testing.assert_allclose(y[:, channel], amp(u[:, channel], controls={"drive": 0.9}), atol=2**-23 * 1.01)
+
+
+def test_reverb_with_tail_on_stereo(folder):
+    run(folder, "process", "reverb:t60_s=0.2", "stereo.wav", "-o", "hall.wav", "--tail-s", "0.5")
+    y, _ = soundfile.read(folder / "hall.wav")
+    assert y.shape == (9000 + RATE // 2, 2)
+    level = np.sqrt(np.mean(y[9000:9480] ** 2)), np.sqrt(np.mean(y[-480:] ** 2))
+    assert level[1] < 1e-3 * level[0]
+
+
+def test_analyze(folder):
+    done = run(folder, "analyze", "lowpass:cutoff_hz=4000", "-o", "page")
+    assert re.search(r"bounded output +proved", done.stdout)
+    page = (folder / "page" / "index.html").read_text()
+    assert "data:image/png;base64," in page and "proved" in page
+    done = run(folder, "analyze", "lowpass", "-o", "page", code=2)
+    assert "page" in done.stderr and "force" in done.stderr
+    run(folder, "analyze", "lowpass", "-o", "page", "-f")
+
+
+def test_analyze_takes_controls(folder):
+    low, high = (run(folder, "analyze", "overdrive", "-o", f"d{drive}", "-c", f"drive={drive}") for drive in (0, 1))
+    assert "drive=0.0" in low.stdout and "drive=1.0" in high.stdout
+    factor = [re.search(r"factor ([0-9.]+)", done.stdout)[1] for done in (low, high)]
+    assert factor[0] != factor[1]
+
+
+def test_filters_lists_every_name(folder):
+    done = run(folder, "filters")
+    for line in done.stdout.splitlines():
+        if not line.startswith(" "):
+            named(line, sample_rate=RATE)  # each line is a spec that works
+    assert "lowpass:cutoff_hz=1000.0,order=2" in done.stdout
+
+
+def test_help_teaches(folder):
+    assert "rnndsp demo" in run(folder, "--help").stdout
+    text = run(folder, "process", "--help").stdout
+    for word in ("reverb:t60_s=2", "--output", "-o", "--force", "-f", "--block-size", "--tail-s"):
+        assert word in text
+
+
+def test_demo(folder):
+    run(folder, "demo", "-o", "demo")
+    demo = folder / "demo"
+    wet, rate = soundfile.read(demo / "guitar_overdriven.wav")
+    dry, _ = soundfile.read(demo / "guitar.wav")
+    assert rate == RATE and len(wet) == len(dry) + 2 * RATE and 0.05 < np.max(np.abs(wet)) < 2
+    page = (demo / "index.html").read_text()
+    for link in re.findall(r'(?:href|src)="([^"#:]+)"', page):
+        assert (demo / link).is_file(), link
+    amp, room = rnndsp.load(demo / "overdrive.safetensors"), rnndsp.load(demo / "reverb.safetensors")
+    again = (amp >> room)(dry.astype(np.float32), controls={"drive": 0.6})
+    np.testing.assert_allclose(wet[: len(dry)], again, atol=1e-6)
+    assert "exists" in run(folder, "demo", "-o", "demo", code=2).stderr
+    run(folder, "demo", "-o", "demo", "-f")
+    (folder / "mine").mkdir()
+    (folder / "mine" / "thesis.txt").write_text("irreplaceable")
+    assert "not written by rnndsp" in run(folder, "demo", "-o", "mine", "-f", code=2).stderr
+    assert (folder / "mine" / "thesis.txt").exists()
+
+
+def bad_files(folder):
+    whole = (folder / "mono.wav").read_bytes()
+    (folder / "cut.wav").write_bytes(whole[: len(whole) // 2])
+    (folder / "text.wav").write_text("not audio")
+    nan = np.zeros(100, np.float32)
+    nan[50] = np.nan
+    soundfile.write(folder / "nan.wav", nan, RATE, subtype="FLOAT")
+    SOS(signal.butter(2, 0.1, output="sos"), sample_rate=44100).save(folder / "other_rate.safetensors")
+    Feedback(gain(1.0), 1.5, delay=3, allow_unstable=True).save(folder / "blows_up.safetensors")
+    Dense(3, 1).save(folder / "three.safetensors")
+    (folder / "damaged.safetensors").write_bytes((folder / "three.safetensors").read_bytes()[:-5])
+
+
+@pytest.mark.parametrize(
+    ("filter_spec", "source", "says"),
+    [
+        ("lowpass", "cut.wav", "cut short"),
+        ("lowpass", "text.wav", "not an audio file"),
+        ("lowpass", "absent.wav", "absent.wav"),
+        ("lowpass", "nan.wav", "sample 50"),
+        ("other_rate.safetensors", "mono.wav", "44100 Hz"),
+        ("three.safetensors", "stereo.wav", "2 channels"),
+        ("damaged.safetensors", "mono.wav", "damaged"),
+        ("absent.safetensors", "mono.wav", "there is no file"),
+        ("blows_up.safetensors", "mono.wav", "blew up"),
+        ("lopass", "mono.wav", "lowpass"),
+        ("lowpass:cutoff=3", "mono.wav", "cutoff_hz"),
+        ("lowpass:cutoff_hz=30000", "mono.wav", "24000"),
+        ("lowpass:cutoff_hz=high", "mono.wav", "high"),
+        ("overdrive:drive=2", "mono.wav", "drive"),
+    ],
+)
+def test_bad_input_is_one_clear_line_and_nothing_written(folder, filter_spec, source, says):
+    bad_files(folder)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    done = run(folder, "process", filter_spec, source, "-o", "out.wav", code=2)
+    assert says in done.stderr
+    assert done.stderr.strip().count("\n") == 0 and done.stderr.startswith("rnndsp: ")
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_outputs_are_not_lost(folder):
+    (folder / "out.wav").write_text("precious")
+    done = run(folder, "process", "lowpass", "mono.wav", "-o", "out.wav", code=2)
+    assert "--force" in done.stderr and (folder / "out.wav").read_text() == "precious"
+    bad_files(folder)
+    run(folder, "process", "lowpass", "nan.wav", "-o", "out.wav", "-f", code=2)
+    assert (folder / "out.wav").read_text() == "precious"
+    run(folder, "process", "lowpass", "mono.wav", "-o", "out.wav", "-f")
+    assert soundfile.info(folder / "out.wav").frames == 12000
+    assert "does not exist" in run(folder, "process", "lowpass", "mono.wav", "-o", "no/such/out.wav", code=2).stderr
+    assert "same file" in run(folder, "process", "lowpass", "mono.wav", "-o", "mono.wav", "-f", code=2).stderr
+
+
+def test_nonfinite_policies(folder):
+    bad_files(folder)
+    done = run(folder, "process", "lowpass", "nan.wav", "-o", "out.wav", "--on-nonfinite", "reset")
+    assert "1 samples" in done.stderr
+    y, _ = soundfile.read(folder / "out.wav")
+    assert np.isfinite(y).all()
