@@ -360,17 +360,17 @@ class Filter(ABC):
 
     def _boundedness(self) -> Boundedness:
         """What is known about the output, see :class:`rnndsp.stability.Boundedness`."""
-        from rnndsp.stability import MARGIN, Boundedness
+        from rnndsp.stability import Boundedness, decays
 
-        return Boundedness(self.is_linear and self.spectral_radius() < 1 - MARGIN)
+        return Boundedness(self.is_linear and decays(self))
 
     def _contraction(self) -> str | None:
         """Why two runs on the same input always converge, from any two states; None where that is not proved."""
-        from rnndsp.stability import MARGIN
+        from rnndsp.stability import decays
 
         if not self.n_states:
             return "no memory"
-        if self.is_linear and self.spectral_radius() < 1 - MARGIN:
+        if self.is_linear and decays(self):
             return "linear, all poles inside the unit circle"
         return None
 

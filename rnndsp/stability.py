@@ -155,6 +155,14 @@ def spectral_radius(
     return float(np.max(np.abs(found))) if found.size else 0.0
 
 
+def decays(filt: Filter) -> bool:
+    """Whether all poles of a linear filter are known to lie inside the unit circle."""
+    try:
+        return spectral_radius(filt) < 1 - MARGIN
+    except RnndspError:
+        return False
+
+
 def loop_radius(filt: Filter, n_loop: int) -> float | None:
     """The spectral radius of a linear loop that its first ``n_loop`` lines close, or a cheap bound of it below one.
 
@@ -377,12 +385,16 @@ def _decay(radius: float, sample_rate: float | None) -> str:
 
 def _linear_report(filt: Filter, controls: Controls | None) -> StabilityReport:
     linear = filt.linearize(controls=controls)
-    found = delay_poles(np.asarray(linear.A, np.float64), linear.delays)
-    radius = float(np.max(np.abs(found), initial=0))
     supposed = "poles as computed in floating point"
     if controls or filt.controls:
         supposed += "; controls held still"
     names = ("bounded output", "input-to-state stability", "contraction", "unique rest state")
+    try:
+        found = delay_poles(np.asarray(linear.A, np.float64), linear.delays)
+    except RnndspError as error:  # an ill-conditioned loop
+        rows = [Property(name, Verdict.UNKNOWN, f"the poles were not found: {error}") for name in (*names, "decay")]
+        return StabilityReport(tuple(rows), (filt.rest_state(),), np.zeros(0, np.complex128))
+    radius = float(np.max(np.abs(found), initial=0))
     if radius < 1 - MARGIN:
         said = f"all poles ({found.size}) within radius {radius:.8g}" if found.size else "no memory"
         rows = [Property(name, Verdict.PROVED, said, supposed) for name in names]

@@ -217,6 +217,11 @@ def test_a_lowpass_in_a_long_loop(order, cutoff_hz, d):
     close(loop(u), y[d:], 1e-10)
 
 
+def test_a_loop_whose_poles_are_not_found_still_answers():
+    report = lowpass_loop(4, 30, 1000).stability()
+    assert {row.verdict.name for row in report} == {"UNKNOWN"} and "not found" in report["decay"].statement
+
+
 @pytest.mark.xfail(
     reason="delay_poles refuses its own poles: 'the sum of 1004 poles is 3.98975 instead of 3.98974'",
     raises=RnndspError,

@@ -204,7 +204,7 @@ def test_energy_decay():
 def test_decay_time_of_one_pole(ax):
     pole = 10 ** (-3 / (0.25 * RATE))
     (line,) = plots.decay_plot(StateSpace([[pole]], [[1]], [[1]], [[0]], sample_rate=RATE), ax=ax)
-    assert line.get_label() == "output 1: 60 dB in 250 ms"
+    assert line.get_label() == "output 1: 60 dB in 0.25 s"
     np.testing.assert_allclose(
         np.interp([0, 0.125], np.array(line.get_xdata()) / 1000, line.get_ydata()), [0, -30], atol=0.01
     )
