@@ -76,7 +76,14 @@ class Processed:
 
 @dataclass(frozen=True)
 class Info:
-    """What a file holds: ``n_frames``, ``n_channels`` and ``sample_rate`` in Hz."""
+    """What a file holds.
+
+    Attributes
+    ----------
+    n_frames, n_channels : int
+    sample_rate : int
+        Hz.
+    """
 
     n_frames: int
     n_channels: int
@@ -84,7 +91,13 @@ class Info:
 
 
 def info(path: StrPath) -> Info:
-    """Size and sample rate of an audio file. Errors as in :func:`read`."""
+    """Size and sample rate of an audio file.
+
+    Parameters
+    ----------
+    path : path
+        Errors are those of :func:`read`.
+    """
     with _source(path) as sound:
         return Info(int(sound.frames), int(sound.channels), int(sound.samplerate))
 
@@ -126,7 +139,18 @@ def blocks(
 ) -> Iterator[NDArray[Any]]:
     """Read an audio file in blocks of shape (block_size, n_channels), the last one shorter, in constant memory.
 
-    Parameters and errors as in :func:`read`; that a file is cut short may show only at its end.
+    Parameters
+    ----------
+    path : path
+    block_size : int
+        Frames a block.
+    dtype : {"float32", "float64"}
+        Integer formats are scaled to [-1, 1).
+
+    Raises
+    ------
+    ParameterError, FormatError
+        As in :func:`read`; that a file is cut short may show only at its end.
     """
     _check_block_size(block_size)
     with _source(path) as sound:

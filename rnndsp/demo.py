@@ -86,7 +86,8 @@ def _body(done: audio.Processed, amp: StabilityReport, room: StabilityReport) ->
     return f"""
 <p>A plucked phrase, rendered with feedback loops, went in blocks of {BLOCK_SIZE} samples through an LSTM of 12
 units that was trained on an overdrive circuit (its knob <i>drive</i> at {DRIVE}), then through a reverb of 16 delay
-lines. {seconds:.1f} s of sound took {done.seconds:.2f} s: {done.speed:.0f} times real time, peak {done.peak_db:.1f} dB.</p>
+lines. {seconds:.1f} s of sound took {done.seconds:.2f} s: {done.speed:.0f} times real time, peak
+{done.peak_db:.1f} dB.</p>
 <div class="plots">
 <figure><audio controls src="guitar.wav"></audio><img alt="Spectrogram of the dry guitar" src="guitar.png">
 <figcaption><b>Dry.</b> The guitar as it was plucked.</figcaption></figure>

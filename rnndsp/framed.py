@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from rnndsp import statespace
+from rnndsp._checks import whole_number
 from rnndsp.activations import TINY
 from rnndsp.errors import ParameterError
 from rnndsp.filter import Filter
@@ -30,6 +31,8 @@ class SpectralGain(Filter):
     ----------
     gain : array, shape (n_bins,)
         Linear gains, real.
+    sample_rate : float, optional
+        Hz; none inside of :class:`Framed`, which runs it once a frame.
 
     Notes
     -----
@@ -43,10 +46,12 @@ class SpectralGain(Filter):
         super().__init__({"n_bins": np.size(gain)}, {"gain": gain}, sample_rate=sample_rate)
 
     def _setup(self) -> None:
-        self.n_inputs = self.n_outputs = 2 * int(self.config["n_bins"])
+        self._no_children()
+        self.n_bins = whole_number("n_bins", self.config["n_bins"])
+        self.n_inputs = self.n_outputs = 2 * self.n_bins
 
     def _shapes(self) -> dict[str, tuple[int, ...]]:
-        return {"gain": (int(self.config["n_bins"]),)}
+        return {"gain": (self.n_bins,)}
 
     def _twice(self, dtype: np.dtype[Any]) -> NDArray[Any]:
         gain: NDArray[Any] = self._derived(("gain", dtype), lambda: np.tile(self._own["gain"], 2).astype(dtype))
@@ -146,10 +151,13 @@ class Framed(Filter):
         return cls(SpectralGain(gains), n_fft=n_fft, hop_length=hop_length, sample_rate=sample_rate)
 
     def _setup(self) -> None:
-        inner, n_fft, hop = self.children[0], self.config["n_fft"], self.config["hop_length"]
-        if not (isinstance(n_fft, int) and isinstance(hop, int) and 1 <= hop <= n_fft // 2 and n_fft % hop == 0):
+        if len(self.children) != 1:
+            raise ParameterError(f"Framed runs one filter, not {len(self.children)}")
+        inner = self.children[0]
+        n_fft, hop = (whole_number(name, self.config[name]) for name in ("n_fft", "hop_length"))
+        if hop > n_fft // 2 or n_fft % hop:
             raise ParameterError(
-                f"{n_fft=}, hop_length={hop!r}: whole numbers, the hop a half, a third, a quarter ... of the frame"
+                f"{n_fft=}, hop_length={hop}: the hop must be a half, a third, a quarter ... of the frame"
             )
         n_bins = n_fft // 2 + 1
         if (inner.n_inputs, inner.n_outputs) != (2 * n_bins, 2 * n_bins):

@@ -392,7 +392,12 @@ def impulse_response_plot(
 
 
 def energy_decay_db(h: ArrayLike) -> Real:
-    """Energy still to come, in dB of all of it: of the shape of ``h``, whose first axis is time.
+    """Energy still to come, in dB of all of it.
+
+    Parameters
+    ----------
+    h : array, shape (n_frames, ...)
+        Impulse response; the result has its shape.
 
     References
     ----------

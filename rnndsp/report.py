@@ -459,7 +459,15 @@ def _page(
 
 
 def html_page(title: str, body: str) -> str:
-    """A page in the style of :func:`analyze`: ``title`` is text and gets escaped, ``body`` is HTML and does not."""
+    """A page in the style of :func:`analyze`.
+
+    Parameters
+    ----------
+    title : str
+        Text, which gets escaped.
+    body : str
+        HTML, which does not.
+    """
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>

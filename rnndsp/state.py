@@ -43,7 +43,7 @@ class State:
     changes the one it was given. ``state.h`` (or ``state["h"]``) is the field that the filter's docstring calls ``h``;
     compositions hold the states of their parts in ``state.children``.
 
-    Attributes
+    Parameters
     ----------
     vector : ndarray, shape (..., n)
         The own fields of the filter, one after the other; leading axes are voices.
