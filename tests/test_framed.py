@@ -283,7 +283,7 @@ def test_replace_reaches_the_gains():
 def test_what_is_refused():
     bins = np.ones(9)
     for n_fft, hop in [(16, 5), (16, 16), (16, 0), (16, 12), (1, 1), (16.0, 4)]:
-        with pytest.raises(ParameterError, match="the hop must be a half|whole number"):
+        with pytest.raises(ParameterError, match=r"the hop must be a half|whole number"):
             Framed(SpectralGain(bins), n_fft=n_fft, hop_length=hop)
     with pytest.raises(ParameterError, match=r"18 inputs and 18 outputs; frames of n_fft=1024 need 1026.*513 real"):
         Framed(SpectralGain(bins))
