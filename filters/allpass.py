@@ -40,8 +40,8 @@ class GerzonAllpass(DelayStateSpace):
     -----
     *State*: field ``lines``, see :class:`DelayStateSpace`; zero at rest.
 
-    *Allpass*: V is orthogonal, so what comes out plus what is stored is what went in, ``|y|^2 + change of |lines|^2 =
-    |u|^2``, and H(e^{jw}) is unitary at every frequency.
+    *Allpass*: as designed, V is orthogonal, so what comes out plus what is stored is what went in, ``|y|^2 + change of
+    |lines|^2 = |u|^2``, and H(e^{jw}) is unitary at every frequency.
 
     *Stability*: for |g| < 1 all poles lie within the unit circle, whatever the delays: the loop matrix has norm |g|.
 

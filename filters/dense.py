@@ -8,7 +8,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from rnndsp._checks import whole_number
+from rnndsp._checks import generator, whole_number
 from rnndsp._jit import kernel
 from rnndsp._mixing import accumulate
 from rnndsp.activations import sigmoid, tanh
@@ -94,7 +94,7 @@ class Dense(Filter):
     ) -> None:
         config = {"n_inputs": n_inputs, "n_outputs": n_outputs, "activation": activation}
         k, p = whole_number("n_inputs", config["n_inputs"]), whole_number("n_outputs", config["n_outputs"])
-        W = np.random.default_rng(seed).uniform(-1, 1, (p, k)) / np.sqrt(k)
+        W = generator(seed).uniform(-1, 1, (p, k)) / np.sqrt(k)
         super().__init__(config, {"W": W, "b": np.zeros(p)}, sample_rate=sample_rate)
 
     def _setup(self) -> None:

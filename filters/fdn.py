@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from rnndsp._checks import generator
 from rnndsp.errors import ParameterError
 from rnndsp.statespace import DelayStateSpace
 
@@ -44,7 +45,7 @@ def orthogonal_matrix(n: int, kind: str = "householder", *, seed: int | np.rando
             H = np.block([[H, H], [H, -H]])
         return np.asarray(H / np.sqrt(n))
     if kind == "random":
-        Q, R = np.linalg.qr(np.random.default_rng(seed).standard_normal((n, n)))
+        Q, R = np.linalg.qr(generator(seed).standard_normal((n, n)))
         return Q * np.sign(np.diag(R))
     raise ParameterError(f"{kind=}: choose 'householder', 'hadamard' or 'random'")
 
@@ -87,8 +88,10 @@ class FeedbackDelayNetwork(DelayStateSpace):
     -----
     *State*: field ``lines``, see :class:`DelayStateSpace`; zero at rest.
 
-    *Stability*: with U orthogonal all poles lie on the circle of radius γ < 1, whatever the delays, since
-    diag(z^m) - UΓ is singular only where diag((z/γ)^m) - U is. That is what makes the decay time exact.
+    *Stability*: as designed, with U orthogonal, all poles lie on the circle of radius γ < 1, whatever the delays, since
+    diag(z^m) - UΓ is singular only where diag((z/γ)^m) - U is. That is what makes the decay time exact. A
+    copy with other matrices or another sample rate, by ``replace``, is any :class:`DelayStateSpace`: ask
+    ``stability()``.
 
     Raises
     ------
@@ -116,7 +119,7 @@ class FeedbackDelayNetwork(DelayStateSpace):
     ) -> None:
         if not (0 < t60_s < np.inf and 0 < sample_rate < np.inf):
             raise ParameterError(f"{t60_s=} and {sample_rate=} must be positive and finite")
-        rng = np.random.default_rng(seed)
+        rng = generator(seed)
         m = np.asarray(delays)
         U = orthogonal_matrix(m.size, matrix, seed=rng) if isinstance(matrix, str) else require_orthogonal(matrix)
         if m.ndim != 1 or len(U) != m.size:

@@ -95,7 +95,7 @@ def reverb(sample_rate: float, n_channels: int, *, t60_s: float = 2.0, size: flo
 
 
 def overdrive(sample_rate: float, n_channels: int, *, drive: float = 0.5) -> Filter:
-    """a trained LSTM that models a small overdrive circuit, with the control drive"""
+    """a trained LSTM that models a small overdrive circuit at 48000 Hz, with the control drive"""
     with resources.as_file(resources.files("rnndsp") / "data" / "overdrive.safetensors") as path:
         model = formats.load(path)
     model.check_rate(sample_rate)

@@ -12,6 +12,7 @@ from rnndsp._jit import inline, kernel
 from rnndsp.activations import flush
 from rnndsp.errors import ParameterError
 from rnndsp.filter import Control, Filter
+from rnndsp.stability import Boundedness
 from rnndsp.state import Field, State
 from rnndsp.statespace import DelayStateSpace, StateSpace
 
@@ -166,6 +167,14 @@ class StateVariable(Filter):
         du, ds = np.empty_like(u), dx.astype(np.float64)
         _backward(dy, u, du, ds, self.sample_rate, _KINDS[self.config["kind"]], tape)
         return du, ds.astype(dx.dtype), {}
+
+    # for every course of the controls: the proof is in the docstring
+
+    def _boundedness(self) -> Boundedness:
+        return Boundedness.BOUNDED
+
+    def _contraction(self) -> str | None:
+        return "the energy of a state variable filter falls, whatever its controls do"
 
     def _linearize(self, state: State, u: NDArray[Any]) -> DelayStateSpace:
         # linear at fixed controls: its answers to s = (1, 0), s = (0, 1) and u = 1 are the columns of the matrices

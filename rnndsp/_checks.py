@@ -8,7 +8,7 @@ import numpy as np
 
 from rnndsp.errors import ParameterError
 
-__all__ = ["whole_number"]
+__all__ = ["generator", "whole_number"]
 
 
 def whole_number(name: str, value: Any, least: int = 1) -> int:
@@ -16,3 +16,8 @@ def whole_number(name: str, value: Any, least: int = 1) -> int:
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
         raise ParameterError(f"{name}={value!r} must be a whole number, at least {least}")
     return int(value)
+
+
+def generator(seed: int | np.random.Generator) -> np.random.Generator:
+    """A random generator from a seed, or the one that is given."""
+    return seed if isinstance(seed, np.random.Generator) else np.random.default_rng(whole_number("seed", seed, least=0))

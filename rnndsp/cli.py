@@ -57,6 +57,8 @@ def parse_controls(settings: list[str] | None) -> dict[str, float]:
     controls = {}
     for setting in settings or []:
         name, _, value = setting.partition("=")
+        if name in controls:
+            raise ParameterError(f"--control {name} is given twice")
         try:
             controls[name] = float(value)
         except ValueError:
@@ -80,6 +82,23 @@ def progress_bar(label: str) -> Iterator[Callable[[int, int], None]]:
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task(label, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        import rnndsp
+
+        typer.echo(f"rnndsp {rnndsp.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Say it, and stop.")
+    ] = False,
+) -> None:
+    """Recurrent networks as nonlinear IIR filters: run them on audio, and see whether they are stable."""
 
 
 @app.command()
@@ -202,6 +221,3 @@ def main() -> None:
     except RnndspError as error:
         print(f"rnndsp: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("rnndsp: interrupted; nothing was written", file=sys.stderr)
-        sys.exit(130)

@@ -347,7 +347,7 @@ class Feedback(_Composition):
 
     def _check(self) -> None:
         if self.is_linear and not self.config["allow_unstable"]:
-            radius = loop_radius(self, self.n_outputs)
+            radius = loop_radius(self)
             if radius is None:
                 raise ParameterError(
                     f"this loop of {self.n_states} states is too large to tell whether it decays; shorten its delays, "

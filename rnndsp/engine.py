@@ -9,12 +9,12 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from rnndsp._checks import whole_number
+from rnndsp._checks import generator, whole_number
 from rnndsp._jit import inline, kernel
 from rnndsp._mixing import accumulate, gather, mix, rows, scatter, unmix
 from rnndsp.activations import flush
@@ -229,7 +229,7 @@ class Cell(Filter):
         **config: Any,
     ) -> None:
         config = {"n_inputs": n_inputs, "n_units": n_units, "recurrence": recurrence, **config}
-        super().__init__(config, self._initial(config, np.random.default_rng(seed)), sample_rate=sample_rate)
+        super().__init__(config, self._initial(config, generator(seed)), sample_rate=sample_rate)
 
     @classmethod
     def _initial(cls, config: Mapping[str, Any], rng: np.random.Generator) -> dict[str, NDArray[Any]]:
@@ -280,7 +280,7 @@ class Cell(Filter):
     @classmethod
     def from_torch(
         cls, state_dict: Mapping[str, ArrayLike], *, prefix: str = "", sample_rate: float | None = None, **config: Any
-    ) -> Cell:
+    ) -> Self:
         """A cell with the weights of one PyTorch layer.
 
         Parameters

@@ -507,6 +507,8 @@ class Filter(ABC):
             raise ParameterError(f"{frame.shape=}: the input frame must have shape ({self.n_inputs},)")
         here = self.rest_state()
         if state is not None:
+            if not isinstance(state, State):
+                raise ParameterError(f"{state!r} is no state: take one from run() or rest_state()")
             if state.shapes != here.shapes:
                 raise ParameterError(f"linearize takes one voice of a state of this filter, {here!r}, not {state!r}")
             here.assign(state)
@@ -601,6 +603,8 @@ class Filter(ABC):
         fresh = self.rest_state(lead, dtype)
         if state is None:
             return fresh
+        if not isinstance(state, State):
+            raise ParameterError(f"{state!r} is no state: start from filt.rest_state(voices, dtype)")
         if state.layout != fresh.layout:
             raise ParameterError(
                 f"the state does not fit: it is {state!r} of {state.vector.dtype}, this filter and signal need "

@@ -128,6 +128,8 @@ def _write(
 def _read(path: str | os.PathLike[str], kind: str) -> tuple[Any, dict[str, NDArray[Any]]]:
     from safetensors import SafetensorError, safe_open
 
+    if not isinstance(path, str | os.PathLike):
+        raise FormatError(f"{path!r} is no path")
     if not Path(path).is_file():
         raise FormatError(f"{path} is not a file")
     try:

@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from rnndsp._certificates import decay_certificate, is_outside, reaches
+from rnndsp._checks import whole_number
 from rnndsp._delay_poles import delay_poles
-from rnndsp.errors import NonFiniteError, RnndspError
+from rnndsp.errors import NonFiniteError, ParameterError, RnndspError
 from rnndsp.filter import Filter
 from rnndsp.state import State
-from rnndsp.statespace import DelayStateSpace, StateSpace
+from rnndsp.statespace import DelayStateSpace
 
 __all__ = [
     "Boundedness",
@@ -35,11 +37,10 @@ MARGIN = 1e-10
 # Silence given to a filter to come to rest, and states told apart as different ones.
 SETTLE_FRAMES = 20000
 SAME = 1e-4
-# Loops of more lines are refused unseen, those of fewer states judged by their poles, open loops of fewer states by
-# their gain, and the poles of a large loop may cost so many nanoseconds.
-MAX_LINES, SMALL_LOOP, MAX_OPEN_STATES, MAX_COST = 500, 500, 60, 2e9
-# Double eigenvalues on the circle are found this near to it.
-ON_CIRCLE = 1e-6
+# How near to a true rest state one must be that is called so.
+NEAR, EPS = 1e-7, float(np.finfo(np.float64).eps)
+# Loops of more lines are refused unseen, and the poles of a loop may cost so many nanoseconds.
+MAX_LINES, MAX_COST = 500, 2e9
 
 Controls = Mapping[str, ArrayLike]
 
@@ -156,38 +157,28 @@ def spectral_radius(
 
 
 def decays(filt: Filter) -> bool:
-    """Whether all poles of a linear filter are known to lie inside the unit circle."""
-    try:
-        return spectral_radius(filt) < 1 - MARGIN
-    except RnndspError:
+    """Whether it is proved that a linear filter decays, whatever its controls do: so only where it has none."""
+    if filt.controls:
         return False
+    linear = filt.linearize()
+    return decay_certificate(np.asarray(linear.A, np.float64), linear.delays) is not None
 
 
-def loop_radius(filt: Filter, n_loop: int) -> float | None:
-    """The spectral radius of a linear loop that its first ``n_loop`` lines close, or a cheap bound of it below one.
-
-    A loop decays, however long its lines are, if the norm of its matrix or the spectral radius of its absolute values
-    is below one; and, however long the line that closes it is, if the open loop is stable and its gain below one at
-    every frequency. None where neither is so and the poles would take longer than seconds, or are not found.
-    """
+def loop_radius(filt: Filter) -> float | None:
+    """The spectral radius of a linear loop, or 0 where it is proved to decay; None where it would take too long."""
     if _n_lines(filt) > MAX_LINES:
         return None
     with np.errstate(all="ignore"):
         linear = filt.linearize()
-        A, m = linear.A, linear.delays
+        A, m = np.asarray(linear.A, np.float64), linear.delays
         if not np.isfinite(A).all():
             return np.inf
-        bound = min(float(np.linalg.norm(A, 2)), float(np.max(np.abs(np.linalg.eigvals(np.abs(A))))))
-        if bound < 1 - MARGIN:
-            return float(bound ** (1 / float(np.max(m))))
+        if decay_certificate(A, m) is not None:
+            return 0.0
         # poles in z**common, of which a loop of one line or of equal ones has few however long it is
         common = int(np.gcd.reduce(m))
-        total, n_lines = float(np.sum(m)) / common, len(m)
-        if total > SMALL_LOOP and np.sum(m[n_loop:]) <= MAX_OPEN_STATES:
-            p, q = slice(None, n_loop), slice(n_loop, None)
-            if _gain_below_one(DelayStateSpace(A[q, q], A[q, p], A[p, q], A[p, p], m[q]).expand()):
-                return 1 - 2 * MARGIN
-        if total > SMALL_LOOP and total**2 + 5 * total * n_lines**3 > MAX_COST:
+        total = float(np.sum(m)) / common
+        if total**2 + 5 * total * len(m) ** 3 > MAX_COST:
             return None
         try:
             found = delay_poles(A, m // common)
@@ -199,33 +190,6 @@ def loop_radius(filt: Filter, n_loop: int) -> float | None:
 def _n_lines(filt: Filter) -> int:
     own = sum(len(field.rings) or field.size for field in filt.fields)
     return own + sum(map(_n_lines, filt.children))
-
-
-def _gain_below_one(filt: StateSpace) -> bool:
-    """Whether a filter is stable and its H-infinity norm below one: no frequency has a singular value of one.
-
-    S. Boyd, V. Balakrishnan, P. Kabamba (1989), "A bisection method for computing the H-infinity norm of a transfer
-    matrix", in discrete time, as a pencil that inverts nothing.
-    """
-    from scipy.linalg import eigvals
-
-    A, B, C, D = filt.A, filt.B, filt.C, filt.D
-    n, k = B.shape
-    if np.max(np.abs(np.linalg.eigvals(A)), initial=0) >= 1 - MARGIN:
-        return False
-    if np.linalg.norm(D + C @ np.linalg.solve(np.eye(n) - A, B), 2) >= 1 - MARGIN:
-        return False
-    # z x = A x + B u; mu = z A' mu + C'(C x + D u); u = z B' mu + D'(C x + D u)
-    zero = np.zeros
-    right = np.block(
-        [[A, zero((n, n)), B], [-C.T @ C, np.eye(n), -C.T @ D], [-D.T @ C, zero((k, n)), np.eye(k) - D.T @ D]]
-    )
-    left = np.block(
-        [[np.eye(n), zero((n, n + k))], [zero((n, n)), A.T, zero((n, k))], [zero((k, n)), B.T, zero((k, k))]]
-    )
-    z = np.asarray(eigvals(right, left))
-    near = np.abs(np.abs(z[np.isfinite(z)]) - 1)
-    return not np.isnan(z).any() and bool(np.min(near, initial=1) > ON_CIRCLE)
 
 
 def t60_s(radius: float, sample_rate: float) -> float:
@@ -274,7 +238,11 @@ def frozen_poles(
     every : int
     controls : mapping of str to float, optional
     """
-    signal = np.asarray(u, np.float64).reshape(-1, filt.n_inputs)
+    whole_number("every", every)
+    signal = np.asarray(u, np.float64)
+    signal = signal[:, None] if signal.ndim == 1 else signal
+    if signal.ndim != 2 or signal.shape[1] != filt.n_inputs:
+        raise ParameterError(f"signal of shape {np.shape(u)} must be (n_frames, {filt.n_inputs}), one voice")
     state = filt.rest_state() if state is None else state
     index = np.arange(0, len(signal), every)
     found = np.empty((index.size, filt.n_states), np.complex128)
@@ -290,8 +258,9 @@ def rest_states(
 ) -> tuple[State, ...]:
     """States in which the filter comes to rest on silence, from its initial state and from random ones.
 
-    Only points that are fixed to rounding are returned, so each is a true rest state; that there are no others is not
-    proved. The first is the one reached from the initial state, where it comes to rest at all.
+    Only points are returned that are fixed to rounding, and that are pulled at by enough for a true rest state to be
+    next to them; that there are no others is not proved. The first is the one reached from the initial state, where it
+    comes to rest at all.
 
     Parameters
     ----------
@@ -336,9 +305,12 @@ def _polish(filt: Filter, state: State, controls: Controls | None) -> State | No
             moved = filt.run(frame, state, controls=controls)[1].ravel()
         except NonFiniteError:
             return None
-        if np.max(np.abs(moved - x), initial=0) < 1e-12:
-            return state
         linear = filt.linearize(state, controls=controls)
+        error = np.max(np.abs(moved - x), initial=0)
+        if error < 1e-12:
+            # nearly at rest is not at rest where hardly anything pulls back
+            pull = np.linalg.svd(np.eye(len(linear.A)) - linear.A, compute_uv=False)
+            return state if error + EPS < NEAR * np.min(pull, initial=1) else None
         # at rest a delay line holds one value all along: a line is one unknown, however long it is
         newest = np.cumsum(linear.delays) - 1
         step = np.linalg.lstsq(np.eye(newest.size) - linear.A, moved[newest] - x[newest], rcond=None)[0]
@@ -385,55 +357,58 @@ def _decay(radius: float, sample_rate: float | None) -> str:
 
 def _linear_report(filt: Filter, controls: Controls | None) -> StabilityReport:
     linear = filt.linearize(controls=controls)
-    supposed = "poles as computed in floating point"
-    if controls or filt.controls:
-        supposed += "; controls held still"
+    A, m = np.asarray(linear.A, np.float64), linear.delays
+    supposed = "exact arithmetic" + (f"; {_held(filt, controls)}, and held still" if filt.controls else "")
     names = ("bounded output", "input-to-state stability", "contraction", "unique rest state")
+
+    def all_rows(verdict: Verdict, said: str, witness: Any = None) -> list[Property]:
+        return [Property(name, verdict, said, supposed, witness) for name in names]
+
     try:
-        found = delay_poles(np.asarray(linear.A, np.float64), linear.delays)
+        found = delay_poles(A, m)
+        radius = float(np.max(np.abs(found), initial=0))
+        decay = _decay(radius, filt.sample_rate)
+        missing = ""
     except RnndspError as error:  # an ill-conditioned loop
-        rows = [Property(name, Verdict.UNKNOWN, f"the poles were not found: {error}") for name in (*names, "decay")]
-        return StabilityReport(tuple(rows), (filt.rest_state(),), np.zeros(0, np.complex128))
-    radius = float(np.max(np.abs(found), initial=0))
-    if radius < 1 - MARGIN:
-        said = f"all poles ({found.size}) within radius {radius:.8g}" if found.size else "no memory"
-        rows = [Property(name, Verdict.PROVED, said, supposed) for name in names]
-        rows.append(Property("decay", Verdict.PROVED, _decay(radius, filt.sample_rate), supposed))
-        return StabilityReport(tuple(rows), (filt.rest_state(),), found)
-    worst = found[np.argmax(np.abs(found))]
-    if radius <= 1 + MARGIN:
-        said = f"marginal: the pole {worst:.6g} stands on the unit circle"
-        rows = [Property(name, Verdict.UNKNOWN, said, supposed, worst) for name in (*names, "decay")]
-        return StabilityReport(tuple(rows), (filt.rest_state(),), found)
-    said = f"the pole {worst:.6g} lies outside the unit circle"
-    seen = _reaches(linear, worst)
-    rows = [
-        Property(
-            names[0],
-            Verdict.REFUTED if seen else Verdict.UNKNOWN,
-            said if seen else said + ", but does not link input to output",
-            supposed,
-            worst,
-        )
-    ]
-    rows += [Property(name, Verdict.REFUTED, said, supposed, worst) for name in names[1:3]]
-    rows.append(
-        Property(names[3], Verdict.PROVED, "zero is the only fixed point: no pole at 1", supposed)
-        if np.min(np.abs(found - 1)) > MARGIN
-        else Property(names[3], Verdict.REFUTED, "a pole at 1", supposed, worst)
-    )
-    rows.append(Property("decay", Verdict.REFUTED, f"grows {_decay(radius, filt.sample_rate)}", supposed, worst))
+        found, radius, decay, missing = np.zeros(0, np.complex128), 0.0, "", f"the poles were not found: {error}"
+    why = decay_certificate(A, m)
+    if why is not None:
+        rows = all_rows(Verdict.PROVED, f"it decays, as {why}" if found.size or missing else why)
+        # a thousandth of the way out to the circle, so that the proof has room
+        proved = not missing and decay_certificate(A, m, 1 - 0.999 * (1 - radius) if radius else 1.0) is not None
+        said = missing or decay if proved or missing else f"{decay}, as computed: not proved so fast"
+        rows.append(Property("decay", Verdict.PROVED if proved else Verdict.UNKNOWN, said, supposed))
+    elif missing or radius < 1 - MARGIN:
+        said = missing or f"all poles lie inside the circle, within {radius:.8g}, but rounding may have moved them"
+        rows = all_rows(Verdict.UNKNOWN, said)
+        rows.append(Property("decay", Verdict.UNKNOWN, missing or f"{decay}, as computed", supposed))
+    else:
+        worst = found[np.argmax(np.abs(found))]
+        if radius <= 1 + MARGIN or not is_outside(A, m, worst):
+            said = f"marginal: the pole {worst:.6g} stands on the unit circle, or too near to tell"
+            rows = [*all_rows(Verdict.UNKNOWN, said, worst), Property("decay", Verdict.UNKNOWN, said, supposed, worst)]
+        else:
+            rows = _outside_rows(linear, found, worst, supposed)
+            rows.append(Property("decay", Verdict.REFUTED, f"grows {decay}", supposed, worst))
     return StabilityReport(tuple(rows), (filt.rest_state(),), found)
 
 
-def _reaches(linear: DelayStateSpace, pole: complex) -> bool:
-    """Whether a mode is both driven by the input and heard at the output (Popov-Belevitch-Hautus)."""
-    loop = np.diag(pole**linear.delays) - linear.A
-    n = len(loop)
-    return bool(
-        np.linalg.matrix_rank(np.hstack([loop, linear.B]), rtol=1e-8) == n
-        and np.linalg.matrix_rank(np.vstack([loop, linear.C]), rtol=1e-8) == n
-    )
+def _outside_rows(linear: DelayStateSpace, found: Any, worst: complex, supposed: str) -> list[Property]:
+    said = f"the pole {worst:.6g} lies outside the unit circle"
+    linked = reaches(linear, worst)
+    hidden = {True: "", False: ", but does not link input to output", None: "; whether the output hears it is open"}
+    verdict = Verdict.REFUTED if linked else Verdict.UNKNOWN
+    rows = [Property("bounded output", verdict, said + hidden[linked], supposed, worst)]
+    rows += [Property(n, Verdict.REFUTED, said, supposed, worst) for n in ("input-to-state stability", "contraction")]
+    if np.min(np.abs(found - 1)) > SAME:
+        rest = Property("unique rest state", Verdict.PROVED, "zero is the only fixed point: no pole at 1", supposed)
+    else:
+        rest = Property("unique rest state", Verdict.UNKNOWN, "a pole at 1, or too near to tell", supposed)
+    return [*rows, rest]
+
+
+def _held(filt: Filter, controls: Controls | None) -> str:
+    return "controls at " + ", ".join(f"{c.name}={(controls or {}).get(c.name, c.default)}" for c in filt.controls)
 
 
 def _bounded_row(kind: Boundedness) -> Property:
@@ -471,39 +446,52 @@ def _periodic_report(filt: Filter) -> StabilityReport:
 def _nonlinear_report(filt: Filter, controls: Controls | None) -> StabilityReport:
     why = filt._contraction()
     rest = rest_states(filt, controls=controls)
-    at_rest = "silence"
-    if filt.controls:
-        at_rest += "; controls at " + ", ".join(
-            f"{c.name}={(controls or {}).get(c.name, c.default)}" for c in filt.controls
-        )
+    at_rest = "silence" + (f"; {_held(filt, controls)}" if filt.controls else "")
     found = poles(filt, rest[0] if rest else None, controls=controls)
     radius = float(np.max(np.abs(found), initial=0))
-    repels = bool(rest) and radius > 1 + MARGIN
+    smooth = bool(rest) and _is_smooth(filt, rest[0], radius, controls)
+    repels = smooth and radius > 1 + MARGIN
 
-    rows = [_bounded_row(filt._boundedness())]
+    kind = filt._boundedness()
+    rows = [_bounded_row(Boundedness.BOUNDED if why and not kind else kind)]
     if why:
         rows += _contracting_rows(why)
     else:
         nothing = "no certificate found"
-        rows.append(Property("input-to-state stability", Verdict.UNKNOWN, nothing, at_rest))
+        iss, contraction = "input-to-state stability", "contraction"
         if len(rest) > 1:
             said = f"{len(rest)} rest states found"
-            rows.append(Property("contraction", Verdict.REFUTED, said + ": two runs need not meet", at_rest, rest[:2]))
+            rows.append(Property(iss, Verdict.REFUTED, said + ": it need not come back", at_rest, rest[:2]))
+            rows.append(Property(contraction, Verdict.REFUTED, said + ": two runs need not meet", at_rest, rest[:2]))
             rows.append(Property("unique rest state", Verdict.REFUTED, said, at_rest, rest))
         else:
-            said = f"the rest state repels: spectral radius {radius:.6g} there"
-            verdict = Verdict.REFUTED if repels else Verdict.UNKNOWN
-            rows.append(
-                Property("contraction", verdict, said if repels else nothing, at_rest, rest[0] if repels else None)
-            )
-            said = "only one found, which is no proof" if rest else "none found, after 20000 samples of silence"
+            said = f"the rest state repels: spectral radius {radius:.6g} there" if repels else nothing
+            verdict, witness = (Verdict.REFUTED, rest[0]) if repels else (Verdict.UNKNOWN, None)
+            rows += [Property(name, verdict, said, at_rest, witness) for name in (iss, contraction)]
+            said = "only one found, which is no proof" if rest else "none found for certain on silence"
             rows.append(Property("unique rest state", Verdict.UNKNOWN, said, at_rest))
+    decay = _decay(radius, filt.sample_rate)
     if not rest:
-        rows.append(Property("decay", Verdict.UNKNOWN, "no rest state to decay to", at_rest))
+        rows.append(Property("decay", Verdict.UNKNOWN, "no rest state found for certain", at_rest))
+    elif not smooth:
+        said = "at rest it stands on a kink, or too near to a marginal point: no one slope says how it decays"
+        rows.append(Property("decay", Verdict.UNKNOWN, said, at_rest))
     elif repels:
-        rows.append(Property("decay", Verdict.REFUTED, f"near rest it grows {_decay(radius, None)}", at_rest, rest[0]))
+        rows.append(Property("decay", Verdict.REFUTED, f"near rest it grows {decay}", at_rest, rest[0]))
     elif radius < 1 - MARGIN:
-        rows.append(Property("decay", Verdict.LOCAL, f"near rest {_decay(radius, filt.sample_rate)}", at_rest))
+        rows.append(Property("decay", Verdict.LOCAL, f"near rest {decay}", at_rest))
     else:
         rows.append(Property("decay", Verdict.UNKNOWN, "marginal at rest", at_rest))
     return StabilityReport(tuple(rows), rest, found)
+
+
+def _is_smooth(filt: Filter, rest: State, radius: float, controls: Controls | None) -> bool:
+    """Whether the slopes a little beside a rest state are those at it, as they are not on the kink of a ReLU."""
+    rng = np.random.default_rng(0)
+    x = rest.ravel()
+    for _ in range(4):
+        beside = rest.unravel(x + 1e-7 * rng.uniform(-1, 1, x.shape))
+        u = 1e-7 * rng.uniform(-1, 1, filt.n_inputs)
+        if abs(spectral_radius(filt, beside, u, controls=controls) - radius) > 1e-3 * max(1 - radius, 1e-2):
+            return False
+    return True

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from rnndsp._checks import whole_number
 from rnndsp._jit import kernel
 from rnndsp.errors import ParameterError
 from rnndsp.filter import Control, Filter, require_finite
@@ -76,6 +77,8 @@ class _Ramps(MutableMapping[str, float]):
 
     def adopt(self, controls: tuple[Control, ...]) -> None:
         """Go on with the ranges of another filter's controls of the same names."""
+        for control in controls:
+            control.check(np.array(self._ramps[control.name][:2]))
         self._controls = {control.name: control for control in controls}
 
     def settle(self) -> None:
@@ -127,22 +130,30 @@ class Stream:
         ramp_s: float = 0.02,
         on_nonfinite: str = "raise",
     ) -> None:
-        self.dtype = np.dtype(dtype)
+        try:
+            self.dtype = np.dtype(dtype)
+        except TypeError:
+            raise ParameterError(f"{dtype=} is no dtype: a stream runs in float32 or float64") from None
         if self.dtype not in (np.float32, np.float64):
             raise ParameterError(f"{dtype=}: a stream runs in float32 or float64")
+        if not isinstance(voices, tuple | list):
+            raise ParameterError(f"{voices=} must be a tuple, (2,) for two voices")
         if on_nonfinite not in ("raise", "reset", "hold"):
             raise ParameterError(f"{on_nonfinite=}: choose 'raise', 'reset' or 'hold'")
-        if not 0 <= ramp_s < np.inf:
+        if not isinstance(ramp_s, int | float | np.number) or not 0 <= ramp_s < np.inf:
             raise ParameterError(f"{ramp_s=} must be a finite time of at least 0 s")
         filt.check_rate(sample_rate)
         self.filter = filt
-        self.voices = tuple(voices)
+        self.voices = tuple(whole_number("voices", n, least=0) for n in voices)
         self.sample_rate = sample_rate or filt.sample_rate
         self.on_nonfinite = on_nonfinite
-        self.controls: MutableMapping[str, float] = _Ramps(
-            filt.controls, round(ramp_s * (self.sample_rate or DEFAULT_RATE_HZ))
-        )
+        self._ramps = _Ramps(filt.controls, round(ramp_s * (self.sample_rate or DEFAULT_RATE_HZ)))
         self.reset()
+
+    @property
+    def controls(self) -> MutableMapping[str, float]:
+        """Set one by its name, and it ramps from the next sample on."""
+        return self._ramps
 
     def reset(self) -> None:
         """Back to rest and to sample index 0; controls keep their values."""
@@ -153,11 +164,6 @@ class Stream:
         self._stuck = np.zeros(n_voices, np.bool_)
         self.n_nonfinite = 0
         self._ramps.settle()
-
-    @property
-    def _ramps(self) -> _Ramps:
-        assert isinstance(self.controls, _Ramps)
-        return self.controls
 
     @property
     def index(self) -> int:
@@ -177,6 +183,8 @@ class Stream:
 
     def swap(self, filt: Filter) -> None:
         """Go on with another filter of the same state layout and controls, from the state as it is."""
+        if not isinstance(filt, Filter):
+            raise ParameterError(f"swap takes a filter, not {filt!r}")
         if filt.rest_state(self.voices, self.dtype).layout != self._state.layout or (
             (filt.n_inputs, filt.n_outputs) != (self.filter.n_inputs, self.filter.n_outputs)
         ):
@@ -186,8 +194,8 @@ class Stream:
         if [c.name for c in filt.controls] != list(self.controls):
             raise ParameterError(f"swap: controls {[c.name for c in filt.controls]} differ from {list(self.controls)}")
         filt.check_rate(self.sample_rate)
-        self.filter = filt
         self._ramps.adopt(filt.controls)
+        self.filter = filt
 
     def process(self, block: NDArray[Any], out: NDArray[Any] | None = None) -> NDArray[Any]:
         """Filter the next block.

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from rnndsp import formats
 from rnndsp.errors import NonFiniteError, ParameterError
 from rnndsp.filter import Control, Filter
+from rnndsp.stability import Boundedness
 from rnndsp.state import State
 
 __all__ = ["check_filter"]
@@ -140,7 +141,13 @@ def _check_voices(filt: Filter, u: NDArray[Any], rng: np.random.Generator) -> No
 def _check_causality(filt: Filter, u: NDArray[Any], rng: np.random.Generator) -> None:
     later = u.copy()
     later[60:] = rng.standard_normal(later[60:].shape) * 0.1
-    assert np.array_equal(filt(u)[:60], filt(later)[:60]), "the output depends on the future"
+    y = filt(u)
+    assert np.array_equal(y[:60], filt(later)[:60]), "the output depends on the future"
+    early = slice(filt.latency)
+    assert np.array_equal(y[early], filt(0 * u)[early]), f"it answers sooner than its latency, {filt.latency}"
+    if filt._boundedness() == Boundedness.SATURATING:
+        loud, louder = (np.max(np.abs(filt(size * u)), initial=0) for size in (1e3, 1e6))
+        assert louder <= 2 * loud + 1, "it is said to saturate, but grows with the input"
 
 
 def _check_value(filt: Filter, u: NDArray[Any]) -> None:

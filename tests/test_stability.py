@@ -1,11 +1,23 @@
 """Poles and verdicts. Oracles: closed forms, published values, counterexamples that a loose test calls stable."""
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 from scipy import signal
 
 from rnndsp import Feedback, StateSpace, delay, gain, stability
-from rnndsp.filters import GRU, LSTM, SOS, Dense, Elman, FeedbackDelayNetwork, GerzonAllpass
+from rnndsp.filters import (
+    GRU,
+    LSTM,
+    SOS,
+    Dense,
+    Elman,
+    FeedbackDelayNetwork,
+    GerzonAllpass,
+    StateVariable,
+    TransferFunction,
+)
 from rnndsp.stability import Verdict
 
 
@@ -148,3 +160,81 @@ def test_boundedness_of_compositions(filt, bounded):
 def test_report_reads():
     text = str(LSTM(1, 4, sample_rate=48000).stability())
     assert "bounded output" in text and "supposing: silence" in text and "60 dB in" in text
+
+
+# ---- a wrong "proved" is the worst bug this project can have
+
+
+def decays_exactly(denominator):
+    """Schur-Cohn in rational arithmetic: all reflection coefficients of the float coefficients within (-1, 1)."""
+    a = [Fraction(float(c)) for c in denominator]
+    while len(a) > 1:
+        k = a[-1] / a[0]
+        if abs(k) >= 1:
+            return False
+        a = [(x - k * y) / (1 - k * k) for x, y in zip(a[:-1], a[:0:-1], strict=True)]
+    return True
+
+
+def test_proved_decay_is_true_in_rational_arithmetic():
+    """Ill-conditioned denominators, roots crowded near 1: their computed poles are far off, on either side."""
+    rng = np.random.default_rng(0)
+    said = {"proved": 0, "computed inside, truly outside": 0}
+    for _ in range(400):
+        order = int(rng.integers(2, 10))
+        roots = rng.uniform(0.5, 0.95, order) if rng.random() < 0.5 else [1.0, *rng.uniform(0.85, 0.97, order)]
+        a = np.poly(roots)  # whose rounding puts the root at 1 on either side
+        filt = TransferFunction([1.0], a)
+        true = decays_exactly(np.concatenate([[1.0], filt.params["a"][0]]))
+        verdict = filt.stability()["contraction"].verdict
+        assert not (verdict == Verdict.PROVED and not true)
+        assert not (verdict == Verdict.REFUTED and true)
+        said["proved"] += verdict == Verdict.PROVED
+        said["computed inside, truly outside"] += not true and filt.spectral_radius() < 1 - 1e-10
+    assert said["proved"] >= 100 and said["computed inside, truly outside"] >= 10
+
+
+def test_a_transfer_function_that_blows_up_though_its_computed_poles_lie_inside():
+    b, a = signal.butter(7, 0.002)
+    filt = TransferFunction(b, a)
+    assert filt.spectral_radius() < 1 and not decays_exactly(a)
+    assert {row.verdict for row in filt.stability()} == {Verdict.UNKNOWN}
+    assert SOS(signal.butter(7, 0.002, output="sos")).stability()["contraction"].verdict == Verdict.PROVED
+
+
+def test_controls_are_not_taken_at_their_defaults():
+    loop = Feedback(StateVariable("lowpass", cutoff_hz=1000, sample_rate=48000), 0.9, delay=36)
+    assert loop.stability()["contraction"].verdict == Verdict.PROVED
+    assert loop.stability(controls={"q": 10.0})["contraction"].verdict == Verdict.REFUTED
+    both = loop + elman([1.0], [[0.1]])
+    for report in (both.stability(), both.stability(controls={"q": 10.0})):
+        assert Verdict.PROVED not in {row.verdict for row in report}
+    assert StateVariable(sample_rate=48000)._contraction()  # proved for every course of its controls
+
+
+@pytest.mark.parametrize("n", [1, 3, 5])
+def test_a_marginal_cell_is_not_refuted(n):
+    """A rotation of odd size has an eigenvalue 1: h = tanh(U h) only at 0, but hardly anything pulls there."""
+    cell = Elman(1, n, recurrence="orthogonal") if n > 1 else elman([1.0], [[1.0]])
+    assert cell.stability()["unique rest state"].verdict == Verdict.UNKNOWN
+    slow = LSTM(1, 1).replace(W=np.zeros((4, 1)), U=np.zeros((4, 1)), b=[-40, 30, 0, 0])
+    assert slow.stability()["unique rest state"].verdict == Verdict.UNKNOWN
+
+
+def test_no_slope_is_named_on_a_kink():
+    relu = elman([1.0], [[2.0]], activation="relu")
+    assert relu.stability()["decay"].verdict == Verdict.UNKNOWN
+    assert relu(np.eye(1, 30)[0] * 1e-6)[-1] > 1e2  # an impulse of 1e-6, doubled at every sample
+
+
+def test_growth_behind_a_long_delay_is_left_open():
+    row = (StateSpace([[2.0]], [[1.0]], [[1.0]], [[0.0]]) >> delay(5000)).stability()["bounded output"]
+    assert row.verdict == Verdict.UNKNOWN and "open" in row.statement
+
+
+def test_decay_is_not_called_faster_than_it_is():
+    """(z - 0.5)^2: the power grows a little faster than 0.5^n, the certificate leaves room for it."""
+    filt = StateSpace([[0.5, 1.0], [0.0, 0.5]], [[0.0], [1.0]], [[1.0, 0.0]], [[0.0]])
+    assert filt.stability()["decay"].verdict in (Verdict.PROVED, Verdict.UNKNOWN)
+    report = FeedbackDelayNetwork([101, 127, 149], t60_s=0.2, sample_rate=48000).stability()
+    assert report["decay"].verdict == Verdict.PROVED
