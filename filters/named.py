@@ -29,8 +29,9 @@ def _butterworth(kind: Kind, edges_hz: tuple[float, ...], order: int, sample_rat
     from scipy import signal
 
     if not all(0 < edge < sample_rate / 2 for edge in edges_hz) or list(edges_hz) != sorted(set(edges_hz)):
+        edges = ", ".join(f"{edge:g}" for edge in edges_hz)
         raise ParameterError(
-            f"{kind} at {edges_hz} Hz: must rise within 0 and half the sample rate, {sample_rate / 2:g} Hz"
+            f"{kind} at {edges} Hz: must rise within 0 and half the sample rate, {sample_rate / 2:g} Hz"
         )
     if not 1 <= order <= 24:
         raise ParameterError(f"{order=} must lie within 1 and 24")

@@ -285,9 +285,9 @@ class Filter(ABC):
     def replace(self, **changes: Any) -> Self:
         """A copy with other parameters, ``filt.replace(b=new_b)``; ``sample_rate`` and configuration values likewise.
 
-        Parameters of children go by their prefixed names: ``filt.replace(**{"0.W": W})``.
+        Those of children go by their prefixed names: ``filt.replace(**{"0.W": W})``.
         """
-        known = {*self.params, *self.config, "sample_rate"}
+        known = self._replaceable()
         unknown = sorted(set(changes) - known)
         if unknown:
             raise ParameterError(f"replace: unknown name {unknown}; known are {sorted(known)}")
@@ -303,6 +303,10 @@ class Filter(ABC):
             children,
             changes.get("sample_rate", self.sample_rate),
         )
+
+    def _replaceable(self) -> set[str]:
+        inside = (f"{place}.{name}" for place, child in enumerate(self.children) for name in child._replaceable())
+        return {*self._own, *self.config, "sample_rate", *inside}
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Filter):
@@ -596,7 +600,8 @@ class Filter(ABC):
                 )
             full[..., place] = value
         if given:
-            raise ParameterError(f"unknown controls {sorted(given)}; this filter has {[c.name for c in self.controls]}")
+            names = [control.name for control in self.controls]
+            raise ParameterError(f"unknown controls {sorted(given)}; this filter has {names or 'none'}")
         return full
 
     def _start(self, state: State | None, lead: tuple[int, ...], dtype: np.dtype[Any]) -> State:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
 from html import escape
@@ -128,11 +128,14 @@ def analyze(
         filt = filt.replace(sample_rate=sample_rate)
     heard = None if signal is None else _checked(filt, signal)
     folder = Path(directory)
+    made = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ParameterError(f"cannot make the directory {folder}: {error.strerror}; name another one") from error
     with ExitStack() as files:
+        if made:
+            files.callback(_remove_if_empty, folder)
         # entered first, so renamed last: a page is there only when its pictures are
         page = files.enter_context(writing(folder / "index.html", force=force))
         with np.errstate(all="ignore"):  # an unstable filter overflows, which is a finding and no accident
@@ -143,6 +146,11 @@ def analyze(
                 files.enter_context(writing(folder / picture.name, force=force)).write_bytes(picture.png)
         page.write_text(_page(filt, controls, name or _make_up(filt), verdicts, trouble, pictures), encoding="utf-8")
     return folder / "index.html"
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with suppress(OSError):
+        folder.rmdir()
 
 
 def _checked(filt: Filter, signal: ArrayLike) -> NDArray[np.float64]:

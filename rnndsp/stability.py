@@ -337,6 +337,9 @@ def report(filt: Filter, *, controls: Controls | None = None) -> StabilityReport
     ParameterError
         Controls that the filter does not have.
     """
+    for name, value in (controls or {}).items():
+        if np.ndim(value):
+            raise ParameterError(f"control {name}={value!r}: stability holds it still, so give one number")
     if filt.period > 1:
         return _periodic_report(filt)
     return _linear_report(filt, controls) if filt.is_linear else _nonlinear_report(filt, controls)

@@ -141,10 +141,7 @@ def _check_voices(filt: Filter, u: NDArray[Any], rng: np.random.Generator) -> No
 def _check_causality(filt: Filter, u: NDArray[Any], rng: np.random.Generator) -> None:
     later = u.copy()
     later[60:] = rng.standard_normal(later[60:].shape) * 0.1
-    y = filt(u)
-    assert np.array_equal(y[:60], filt(later)[:60]), "the output depends on the future"
-    early = slice(filt.latency)
-    assert np.array_equal(y[early], filt(0 * u)[early]), f"it answers sooner than its latency, {filt.latency}"
+    assert np.array_equal(filt(u)[:60], filt(later)[:60]), "the output depends on the future"
     if filt._boundedness() == Boundedness.SATURATING:
         loud, louder = (np.max(np.abs(filt(size * u)), initial=0) for size in (1e3, 1e6))
         assert louder <= 2 * loud + 1, "it is said to saturate, but grows with the input"

@@ -466,3 +466,12 @@ def test_equal_filters_have_equal_hashes():
     assert Feedback(gain(1.0), 0.5, delay=3) != Feedback(gain(1.0), 0.5, delay=4)
     assert Residual(gain(1.0)) != gain(1.0) + gain(1.0)
     assert Latency(3) != delay(3)
+
+
+def test_replace_reaches_settings_of_children():
+    both = StateVariable(cutoff_hz=500, sample_rate=48000) >> gain(2.0)
+    changed = both.replace(**{"0.cutoff_hz": 800.0})
+    assert changed.children[0].config["cutoff_hz"] == 800.0 and changed.controls[0].default == 800.0
+    assert both.children[0].config["cutoff_hz"] == 500
+    with pytest.raises(ParameterError, match=r"0\.cutoff"):
+        both.replace(**{"0.cutoff": 1})

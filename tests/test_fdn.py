@@ -369,7 +369,7 @@ def test_named_filters_keep_the_promises_of_filters(spec):
         ("lowpass:cutoff_hz=nan", "cutoff_hz must be finite"),
         ("lowpass:cutoff_hz=-inf", "cutoff_hz must be finite"),
         ("lowpass:order=" + "9" * 40, "order must be finite"),
-        ("lowpass:cutoff_hz=24000", r"24000\.0.* half the sample rate, 24000 Hz"),
+        ("lowpass:cutoff_hz=24000", r"24000 Hz: .* half the sample rate, 24000 Hz"),
         ("highpass:cutoff_hz=0", "half the sample rate"),
         ("bandpass:low_hz=4000,high_hz=300", "must rise within 0 and half the sample rate"),
         ("bandstop:low_hz=300,high_hz=300", "must rise"),

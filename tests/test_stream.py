@@ -429,3 +429,39 @@ def test_a_state_saved_in_the_middle_goes_on_to_the_bit(name, tmp_path):
         stream.state = filt.rest_state((2,), np.float32)
     with pytest.raises(ParameterError, match="the state does not fit"):
         stream.state = gain(1.0).rest_state()
+
+
+def test_swap_refuses_a_control_that_is_out_of_the_new_range():
+    def knob(high):
+        return Knobs(gain([[1.0, 0.1]]), {"g": 0.5}, high=high)
+
+    stream = knob(10.0).stream()
+    stream.controls["g"] = 5.0
+    with pytest.raises(ParameterError, match="g="):
+        stream.swap(knob(1.0))
+    assert stream.filter == knob(10.0)
+    stream.controls["g"] = 0.7
+    stream.process(np.zeros(2000, np.float32))
+    stream.swap(knob(1.0))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"voices": 2},
+        {"voices": (-1,)},
+        {"dtype": "banana"},
+        {"ramp_s": "x"},
+        {"ramp_s": -1},
+        {"on_nonfinite": "ignore"},
+    ],
+)
+def test_wrong_settings_of_a_stream(wrong):
+    with pytest.raises(ParameterError):
+        gain(1.0).stream(**wrong)
+
+
+def test_controls_are_set_one_by_one():
+    stream = Knobs(gain([[1.0, 0.1]]), {"g": 0.5}).stream()
+    with pytest.raises(AttributeError):
+        stream.controls = {"g": 0.9}
