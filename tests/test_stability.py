@@ -7,6 +7,8 @@ import pytest
 from scipy import signal
 
 from rnndsp import Feedback, StateSpace, delay, gain, stability
+from rnndsp._certificates import decay_certificate
+from rnndsp._delay_poles import delay_poles
 from rnndsp.filters import (
     GRU,
     LSTM,
@@ -238,3 +240,23 @@ def test_decay_is_not_called_faster_than_it_is():
     assert filt.stability()["decay"].verdict in (Verdict.PROVED, Verdict.UNKNOWN)
     report = FeedbackDelayNetwork([101, 127, 149], t60_s=0.2, sample_rate=48000).stability()
     assert report["decay"].verdict == Verdict.PROVED
+
+
+def test_certificates_never_contradict_the_poles():
+    """Random networks of short and long lines, near the edge: what is proved to decay has all poles inside."""
+    rng = np.random.default_rng(3)
+    proved = undecided = 0
+    for _ in range(500):
+        n = int(rng.integers(1, 6))
+        A = rng.standard_normal((n, n)) * (rng.random((n, n)) < rng.choice([0.5, 1.0]))
+        if rng.random() < 0.3:
+            A = np.linalg.qr(A)[0]
+        A *= rng.uniform(0.5, 1.05) / max(np.max(np.abs(np.linalg.eigvals(A))), 1e-3)
+        lines = [np.ones(n, int), rng.integers(1, 6, n), np.where(rng.random(n) < 0.4, rng.integers(150, 700, n), 1)]
+        delays = lines[int(rng.integers(3))].astype(np.int64)
+        radius = np.max(np.abs(delay_poles(A, delays)))
+        certificate = decay_certificate(A, delays)
+        assert certificate is None or radius < 1, (certificate, radius)
+        proved += certificate is not None
+        undecided += certificate is None and radius < 1 - 1e-6
+    assert proved > 250 and undecided < 25
