@@ -108,6 +108,17 @@ NAMES: dict[str, Callable[..., Filter]] = {
 }
 
 
+def _settings(name: str) -> dict[str, float | int]:
+    """The keys of a name, with their defaults."""
+    parameters = inspect.signature(NAMES[name]).parameters.values()
+    return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+
+
+def usage(name: str) -> str:
+    """The spec of a name with all its settings at their defaults."""
+    return f"{name}:" + ",".join(f"{key}={default}" for key, default in _settings(name).items())
+
+
 def named(spec: str, *, sample_rate: float, n_channels: int = 1) -> Filter:
     """Build a filter from its name and settings.
 
@@ -136,18 +147,17 @@ def named(spec: str, *, sample_rate: float, n_channels: int = 1) -> Filter:
         raise ParameterError(f"unknown filter {name!r}: choose one of {sorted(NAMES)}, or name a file that exists")
     if not 0 < sample_rate < np.inf or n_channels < 1:
         raise ParameterError(f"{sample_rate=} must be a positive number of Hz, {n_channels=} at least 1")
-    keys = {k: p for k, p in inspect.signature(NAMES[name]).parameters.items() if p.kind is p.KEYWORD_ONLY}
-    usage = f"{name}:" + ",".join(f"{key}={p.default}" for key, p in keys.items())
+    keys = _settings(name)
     given: dict[str, float | int] = {}
     for setting in filter(None, settings.split(",")):
         key, _, value = setting.partition("=")
         if key not in keys or key in given:
-            raise ParameterError(f"{spec!r}: unknown or repeated setting {key!r}; all of them are {usage}")
+            raise ParameterError(f"{spec!r}: unknown or repeated setting {key!r}; all of them are {usage(name)}")
         try:
-            given[key] = type(keys[key].default)(value)
+            given[key] = type(keys[key])(value)
         except ValueError:
             raise ParameterError(
-                f"{spec!r}: {key}={value!r} is no {type(keys[key].default).__name__}; e.g. {usage}"
+                f"{spec!r}: {key}={value!r} is no {type(keys[key]).__name__}; e.g. {usage(name)}"
             ) from None
         if not abs(given[key]) < 1e15:
             raise ParameterError(f"{spec!r}: {key} must be finite, and below 1e15")

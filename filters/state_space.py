@@ -1,5 +1,5 @@
 """The linear filters that live in the core, since everything linearises to them, under the roof of the filters."""
 
-from rnndsp.statespace import DelayStateSpace, StateSpace, delay, gain
+from rnndsp.statespace import DelayStateSpace, StateSpace
 
-__all__ = ["DelayStateSpace", "StateSpace", "delay", "gain"]
+__all__ = ["DelayStateSpace", "StateSpace"]

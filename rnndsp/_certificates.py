@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -130,10 +129,16 @@ def _small_gain(A: Real, m: NDArray[np.int64]) -> bool:
 
 def is_outside(A: Real, delays: NDArray[np.int64], pole: complex) -> bool:
     """Whether a computed pole lies outside the unit circle by more than rounding may have moved it, to first order."""
-    S, slope = _scaled_loop(A, delays, pole)
-    u, s, vh = np.linalg.svd(S)
-    moved = abs(u[:, -1].conj() @ (slope * vh[-1].conj()))
-    error = s[-1] + len(S) * EPS * s[0]
+    if abs(pole) <= 1:
+        return False
+    # diag(z^m) - A and the diagonal of its derivative, each row divided by |z|^m, which may be beyond all numbers
+    m = delays.astype(np.float64)
+    with np.errstate(over="ignore"):
+        size = np.abs(pole) ** m
+    turn = np.exp(1j * np.angle(pole) * m)
+    u, s, vh = np.linalg.svd(np.diag(turn) - A / size[:, None])
+    moved = abs(u[:, -1].conj() @ (m * turn / pole * vh[-1].conj()))
+    error = s[-1] + len(A) * EPS * s[0]
     return bool(moved > 0 and abs(pole) - 1 > 10 * error / moved)
 
 
@@ -145,12 +150,3 @@ def reaches(linear: DelayStateSpace, pole: complex) -> bool | None:
     n = len(loop)
     ranks = [np.linalg.matrix_rank(m, rtol=1e-8) for m in (np.hstack([loop, linear.B]), np.vstack([loop, linear.C]))]
     return ranks == [n, n]
-
-
-def _scaled_loop(A: Real, delays: NDArray[np.int64], z: complex) -> tuple[Any, Any]:
-    """diag(z^m) - A and the diagonal of its derivative, each row divided by |z|^m where that is above one."""
-    m = delays.astype(np.float64)
-    with np.errstate(over="ignore"):
-        size = np.maximum(1.0, np.abs(z) ** m)
-    turn = np.exp(1j * np.angle(z) * m) * np.minimum(1.0, np.abs(z) ** np.minimum(m, 1e6) if abs(z) < 1 else 1.0)
-    return np.diag(turn) - A / size[:, None], m * turn / z

@@ -191,13 +191,13 @@ def analyze(
 @app.command()
 def filters() -> None:
     """List the built-in filters with their settings and defaults."""
+
     import inspect
 
-    from rnndsp.filters.named import NAMES
+    from rnndsp.filters.named import NAMES, usage
 
     for name, design in NAMES.items():
-        keys = [p for p in inspect.signature(design).parameters.values() if p.kind is p.KEYWORD_ONLY]
-        typer.echo(f"{name}:" + ",".join(f"{p.name}={p.default}" for p in keys))
+        typer.echo(usage(name))
         typer.echo(f"    {inspect.getdoc(design)}")
 
 

@@ -498,7 +498,7 @@ class Knobs(_Composition):
         for control in self.controls:
             control.check(control.default)
         self.n_inputs, self.n_outputs = inner.n_inputs - len(names), inner.n_outputs
-        self.latency = inner.latency
+        self.latency, self.period = inner.latency, inner.period
 
     def _boundedness(self) -> Boundedness:
         return self.children[0]._boundedness()

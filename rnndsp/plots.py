@@ -368,7 +368,7 @@ def impulse_response_plot(
         One an output, four at most. More than 8000 samples are drawn by their extremes in 4000 slices.
     """
     n_frames = _n_frames(filt, controls, None, IMPULSE_DB) if n_frames is None else n_frames
-    h = response.impulse_response(filt, n_frames, channel=channel, level=level, controls=controls).astype(np.float64)
+    h = response.impulse_response(filt, n_frames, channel=channel, level=level, controls=controls)
     ax = _axes(ax)
     t, label = _time_axis(n_frames, filt.sample_rate)
     lines = []

@@ -276,11 +276,11 @@ def rest_states(
     flat = start.ravel()
     flat[1:] = rng.uniform(-1, 1, flat[1:].shape)
     silence = np.zeros((n_starts + 1, SETTLE_FRAMES, filt.n_inputs))
-    # a filter that blows up has no business here, and says so elsewhere
     u = filt._extend(silence, controls)
     y = np.empty((*u.shape[:2], filt.n_outputs))
     end = start.unravel(flat)
-    filt._process(u, end, y)
+    with np.errstate(all="ignore"):
+        filt._process(u, end, y)
     found: list[State] = []
     for voice in range(n_starts + 1):
         here = filt.rest_state()
@@ -309,8 +309,7 @@ def _polish(filt: Filter, state: State, controls: Controls | None) -> State | No
         error = np.max(np.abs(moved - x), initial=0)
         if error < 1e-12:
             # nearly at rest is not at rest where hardly anything pulls back
-            pull = np.linalg.svd(np.eye(len(linear.A)) - linear.A, compute_uv=False)
-            return state if error + EPS < NEAR * np.min(pull, initial=1) else None
+            return state if error + EPS < NEAR * _pull(linear) else None
         # at rest a delay line holds one value all along: a line is one unknown, however long it is
         newest = np.cumsum(linear.delays) - 1
         step = np.linalg.lstsq(np.eye(newest.size) - linear.A, moved[newest] - x[newest], rcond=None)[0]
@@ -318,14 +317,17 @@ def _polish(filt: Filter, state: State, controls: Controls | None) -> State | No
     return None
 
 
+def _pull(linear: DelayStateSpace) -> float:
+    """How far I - A is from singular: zero where a constant state other than rest stays as it is."""
+    return float(np.min(np.linalg.svd(np.eye(len(linear.A)) - linear.A, compute_uv=False), initial=1))
+
+
 def report(filt: Filter, *, controls: Controls | None = None) -> StabilityReport:
     """A verdict for each stability property: see :class:`StabilityReport`.
 
     The properties: *bounded output*; *input-to-state stability* (the state stays within a bound set by that of the
-    input);
-    *contraction* (two runs on the same input converge, so the initial state is forgotten); *a unique rest state* at
-    silence; and the
-    *decay* near it.
+    input); *contraction* (two runs on the same input converge, so the initial state is forgotten); *a unique rest
+    state* at silence; and the *decay* near it.
 
     Parameters
     ----------
@@ -367,13 +369,9 @@ def _linear_report(filt: Filter, controls: Controls | None) -> StabilityReport:
     def all_rows(verdict: Verdict, said: str, witness: Any = None) -> list[Property]:
         return [Property(name, verdict, said, supposed, witness) for name in names]
 
-    try:
-        found = delay_poles(A, m)
-        radius = float(np.max(np.abs(found), initial=0))
-        decay = _decay(radius, filt.sample_rate)
-        missing = ""
-    except RnndspError as error:  # an ill-conditioned loop
-        found, radius, decay, missing = np.zeros(0, np.complex128), 0.0, "", f"the poles were not found: {error}"
+    found, missing = _found(A, m)
+    radius = float(np.max(np.abs(found), initial=0))
+    decay = _decay(radius, filt.sample_rate)
     why = decay_certificate(A, m)
     if why is not None:
         rows = all_rows(Verdict.PROVED, f"it decays, as {why}" if found.size or missing else why)
@@ -391,19 +389,27 @@ def _linear_report(filt: Filter, controls: Controls | None) -> StabilityReport:
             said = f"marginal: the pole {worst:.6g} stands on the unit circle, or too near to tell"
             rows = [*all_rows(Verdict.UNKNOWN, said, worst), Property("decay", Verdict.UNKNOWN, said, supposed, worst)]
         else:
-            rows = _outside_rows(linear, found, worst, supposed)
+            rows = _outside_rows(linear, worst, supposed)
             rows.append(Property("decay", Verdict.REFUTED, f"grows {decay}", supposed, worst))
     return StabilityReport(tuple(rows), (filt.rest_state(),), found)
 
 
-def _outside_rows(linear: DelayStateSpace, found: Any, worst: complex, supposed: str) -> list[Property]:
+def _found(A: NDArray[np.float64], m: NDArray[np.int64]) -> tuple[NDArray[np.complex128], str]:
+    """The poles, or none and why not."""
+    try:
+        return delay_poles(A, m), ""
+    except RnndspError as error:  # an ill-conditioned loop
+        return np.zeros(0, np.complex128), f"the poles were not found: {error}"
+
+
+def _outside_rows(linear: DelayStateSpace, worst: complex, supposed: str) -> list[Property]:
     said = f"the pole {worst:.6g} lies outside the unit circle"
     linked = reaches(linear, worst)
     hidden = {True: "", False: ", but does not link input to output", None: "; whether the output hears it is open"}
     verdict = Verdict.REFUTED if linked else Verdict.UNKNOWN
     rows = [Property("bounded output", verdict, said + hidden[linked], supposed, worst)]
     rows += [Property(n, Verdict.REFUTED, said, supposed, worst) for n in ("input-to-state stability", "contraction")]
-    if np.min(np.abs(found - 1)) > SAME:
+    if _pull(linear) > 1e-10 * max(1.0, float(np.linalg.norm(linear.A, 2))):
         rest = Property("unique rest state", Verdict.PROVED, "zero is the only fixed point: no pole at 1", supposed)
     else:
         rest = Property("unique rest state", Verdict.UNKNOWN, "a pole at 1, or too near to tell", supposed)
@@ -450,10 +456,12 @@ def _nonlinear_report(filt: Filter, controls: Controls | None) -> StabilityRepor
     why = filt._contraction()
     rest = rest_states(filt, controls=controls)
     at_rest = "silence" + (f"; {_held(filt, controls)}" if filt.controls else "")
-    found = poles(filt, rest[0] if rest else None, controls=controls)
+    linear = filt.linearize(rest[0] if rest else None, controls=controls)
+    A, m = np.asarray(linear.A, np.float64), linear.delays
+    found, missing = _found(A, m)
     radius = float(np.max(np.abs(found), initial=0))
-    smooth = bool(rest) and _is_smooth(filt, rest[0], radius, controls)
-    repels = smooth and radius > 1 + MARGIN
+    smooth = bool(rest) and _is_smooth(filt, rest[0], linear, controls)
+    repels = smooth and bool(found.size) and is_outside(A, m, found[np.argmax(np.abs(found))])
 
     kind = filt._boundedness()
     rows = [_bounded_row(Boundedness.BOUNDED if why and not kind else kind)]
@@ -474,27 +482,28 @@ def _nonlinear_report(filt: Filter, controls: Controls | None) -> StabilityRepor
             said = "only one found, which is no proof" if rest else "none found for certain on silence"
             rows.append(Property("unique rest state", Verdict.UNKNOWN, said, at_rest))
     decay = _decay(radius, filt.sample_rate)
+    verdict, said = Verdict.UNKNOWN, missing or f"near rest {decay}, as computed: rounding may have moved the poles"
     if not rest:
-        rows.append(Property("decay", Verdict.UNKNOWN, "no rest state found for certain", at_rest))
+        said = "no rest state found for certain"
     elif not smooth:
-        said = "at rest it stands on a kink, or too near to a marginal point: no one slope says how it decays"
-        rows.append(Property("decay", Verdict.UNKNOWN, said, at_rest))
+        said = "at rest it stands on a kink: no one slope says how it decays"
     elif repels:
-        rows.append(Property("decay", Verdict.REFUTED, f"near rest it grows {decay}", at_rest, rest[0]))
-    elif radius < 1 - MARGIN:
-        rows.append(Property("decay", Verdict.LOCAL, f"near rest {decay}", at_rest))
-    else:
-        rows.append(Property("decay", Verdict.UNKNOWN, "marginal at rest", at_rest))
+        verdict, said = Verdict.REFUTED, f"near rest it grows {decay}"
+    elif not missing and decay_certificate(A, m) is not None:
+        verdict, said = Verdict.LOCAL, f"near rest {decay}"
+    rows.append(Property("decay", verdict, said, at_rest, rest[0] if repels else None))
     return StabilityReport(tuple(rows), rest, found)
 
 
-def _is_smooth(filt: Filter, rest: State, radius: float, controls: Controls | None) -> bool:
+def _is_smooth(filt: Filter, rest: State, linear: DelayStateSpace, controls: Controls | None) -> bool:
     """Whether the slopes a little beside a rest state are those at it, as they are not on the kink of a ReLU."""
     rng = np.random.default_rng(0)
     x = rest.ravel()
     for _ in range(4):
-        beside = rest.unravel(x + 1e-7 * rng.uniform(-1, 1, x.shape))
-        u = 1e-7 * rng.uniform(-1, 1, filt.n_inputs)
-        if abs(spectral_radius(filt, beside, u, controls=controls) - radius) > 1e-3 * max(1 - radius, 1e-2):
-            return False
+        state = rest.unravel(x + 1e-7 * rng.uniform(-1, 1, x.shape))
+        beside = filt.linearize(state, 1e-7 * rng.uniform(-1, 1, filt.n_inputs), controls=controls)
+        for name in "ABCD":
+            here, there = linear.params[name], beside.params[name]
+            if np.max(np.abs(here - there), initial=0) > 1e-3 * (1 + np.max(np.abs(here), initial=0)):
+                return False
     return True

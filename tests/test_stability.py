@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import signal
 
-from rnndsp import Feedback, StateSpace, delay, gain, stability
+from rnndsp import Feedback, Framed, Knobs, Residual, StateSpace, delay, gain, stability
 from rnndsp._certificates import decay_certificate
 from rnndsp._delay_poles import delay_poles
 from rnndsp.filters import (
@@ -260,3 +260,22 @@ def test_certificates_never_contradict_the_poles():
         proved += certificate is not None
         undecided += certificate is None and radius < 1 - 1e-6
     assert proved > 250 and undecided < 25
+
+
+def test_a_filter_is_always_answered():
+    """Ill-conditioned poles behind a cell, frames behind knobs, a blow-up on the way to rest: verdicts, no errors."""
+    steep = SOS(signal.butter(4, 30, fs=48000, output="sos"))
+    behind = (LSTM(1, 2) >> Dense(2, 1) >> Feedback(steep, 0.5, delay=1000)).stability()
+    assert behind["bounded output"].verdict == Verdict.PROVED and behind["decay"].verdict == Verdict.UNKNOWN
+    frames = Framed.spectral_gain(np.ones(9), n_fft=16)
+    assert Knobs(gain([[1.0, 0.5]]) >> frames, {"k": 0.5}).stability()["decay"].verdict == Verdict.UNKNOWN
+    assert Residual(elman([1.0], [[3.0]], activation="relu")).stability()["decay"].verdict == Verdict.UNKNOWN
+
+
+def test_one_rest_state_of_an_unstable_filter_is_proved_by_more_than_its_poles():
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        roots = [1.0, 1.5, *rng.uniform(0.85, 0.97, 5)]  # one root at 1 but for rounding, one far outside
+        report = TransferFunction([1.0], np.poly(roots)).stability()
+        assert report["contraction"].verdict == Verdict.REFUTED
+        assert report["unique rest state"].verdict == Verdict.UNKNOWN
