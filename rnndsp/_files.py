@@ -11,22 +11,20 @@ from pathlib import Path
 
 from rnndsp.errors import ParameterError
 
-__all__ = ["new_folder", "writing"]
+__all__ = ["check_writable", "new_folder", "writing"]
 
 # In every folder that we made, so that we know which may be replaced.
 MARK = ".rnndsp"
 
 
-@contextmanager
-def writing(path: str | os.PathLike[str], *, force: bool = False) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; rename it there on success, remove it on failure.
+def check_writable(path: str | os.PathLike[str], *, force: bool = False) -> None:
+    """Raise now what :func:`writing` would raise in the end: before work that takes long."""
+    _, temporary = _claim(Path(path), force)
+    temporary.unlink()
 
-    Raises
-    ------
-    ParameterError
-        ``path`` exists and ``force`` is not set, or its folder is missing or cannot be written.
-    """
-    target = Path(path)
+
+def _claim(target: Path, force: bool) -> tuple[Path, Path]:
+    """The target and a new temporary file beside it."""
     if target.is_dir():
         raise ParameterError(f"{target} is a folder; name a file")
     if target.exists() and not force:
@@ -38,6 +36,19 @@ def writing(path: str | os.PathLike[str], *, force: bool = False) -> Iterator[Pa
         temporary.touch(exist_ok=False)
     except OSError as error:
         raise ParameterError(f"cannot write to the folder {target.parent}: {error.strerror}") from error
+    return target, temporary
+
+
+@contextmanager
+def writing(path: str | os.PathLike[str], *, force: bool = False) -> Iterator[Path]:
+    """Yield a temporary path beside ``path``; rename it there on success, remove it on failure.
+
+    Raises
+    ------
+    ParameterError
+        ``path`` exists and ``force`` is not set, or its folder is missing or cannot be written.
+    """
+    target, temporary = _claim(Path(path), force)
     mode = temporary.stat().st_mode
     try:
         yield temporary
