@@ -5,6 +5,7 @@ from .fdn import FeedbackDelayNetwork as FeedbackDelayNetwork
 from .fdn import orthogonal_matrix as orthogonal_matrix
 from .gru import GRU as GRU
 from .lstm import LSTM as LSTM
+from .nade import NADE as NADE
 from .named import named as named
 from .sections import SOS as SOS
 from .sections import TransferFunction as TransferFunction

@@ -2,7 +2,7 @@
 
 from rnndsp._jit import inline, specialise
 
-__all__ = ["accumulate", "gather", "mix", "rows", "scatter", "unmix"]
+__all__ = ["accumulate", "dot", "gather", "mix", "rows", "scatter", "unmix"]
 
 
 @inline
@@ -31,6 +31,27 @@ def accumulate(out, matrix, x):
         for j in range(n_columns):
             out[j] += matrix[i, j] * x0
         i += 1
+
+
+@inline
+def dot(x, y):
+    """``x @ y`` in eight partial sums, which is what a vector register holds."""
+    s0 = s1 = s2 = s3 = s4 = s5 = s6 = s7 = x.dtype.type(0)
+    i = 0
+    while i + 8 <= x.size:
+        s0 += x[i] * y[i]
+        s1 += x[i + 1] * y[i + 1]
+        s2 += x[i + 2] * y[i + 2]
+        s3 += x[i + 3] * y[i + 3]
+        s4 += x[i + 4] * y[i + 4]
+        s5 += x[i + 5] * y[i + 5]
+        s6 += x[i + 6] * y[i + 6]
+        s7 += x[i + 7] * y[i + 7]
+        i += 8
+    while i < x.size:
+        s0 += x[i] * y[i]
+        i += 1
+    return ((s0 + s1) + (s2 + s3)) + ((s4 + s5) + (s6 + s7))
 
 
 def mix(out, weights, x):

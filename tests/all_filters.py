@@ -10,6 +10,7 @@ from rnndsp import Feedback, Framed, Knobs, Latency, Parallel, Residual
 from rnndsp.filters import (
     GRU,
     LSTM,
+    NADE,
     SOS,
     DelayStateSpace,
     Dense,
@@ -62,6 +63,8 @@ FILTERS: dict[str, Callable[[], rnndsp.Filter]] = {
     "gru before": lambda: GRU(2, 5, reset="before").replace(b_rec=0.3 * _random(15)),
     "gru before diagonal": lambda: GRU(1, 17, reset="before", recurrence="diagonal"),
     "gru before orthogonal": lambda: GRU(1, 4, reset="before", recurrence="orthogonal"),
+    "nade": lambda: NADE(Elman(2, 4) >> Dense(4, 8), n_hidden=3),
+    "nade without hidden units": lambda: NADE(Knobs(Dense(2, 3), {"temper": 0.5}), n_hidden=0),
     "gerzon allpass": lambda: GerzonAllpass([5, 7, 11], gain=0.5, matrix="random"),
     "schroeder allpass": lambda: GerzonAllpass([13], gain=-0.7),
     "fdn": lambda: FeedbackDelayNetwork(
