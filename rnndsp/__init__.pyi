@@ -6,6 +6,7 @@ from . import report as report
 from . import response as response
 from . import stability as stability
 from . import testing as testing
+from . import training as training
 from .composition import Feedback as Feedback
 from .composition import Knobs as Knobs
 from .composition import Latency as Latency
@@ -37,5 +38,7 @@ from .statespace import StateSpace as StateSpace
 from .statespace import delay as delay
 from .statespace import gain as gain
 from .stream import Stream as Stream
+from .training import Fit as Fit
+from .training import fit as fit
 
 __version__: str

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ def save(filt: Filter, path: str | os.PathLike[str], *, force: bool = False) -> 
     ParameterError
         The file exists and ``force`` is not set, or cannot be written.
     """
-    _write(path, "filter", _describe(filt), dict(filt.params), force)
+    write(path, {"filter": describe(filt)}, dict(filt.params), force=force)
 
 
 def load(path: str | os.PathLike[str]) -> Filter:
@@ -63,7 +64,7 @@ def load(path: str | os.PathLike[str]) -> Filter:
         The file is missing, damaged, of a newer version, of an unknown class; a tensor is missing, left over, of a
         wrong shape, or holds NaN.
     """
-    description, tensors = _read(path, "filter")
+    description, tensors = read(path, "filter")
     try:
         rooms: _Rooms = {}
         for name, value in tensors.items():
@@ -90,7 +91,7 @@ def save_state(state: State, path: str | os.PathLike[str], *, force: bool = Fals
         Replace a file that is there.
     """
     tensors: dict[str, NDArray[Any]] = {}
-    _write(path, "state", _describe_state(state, tensors, "state"), tensors, force)
+    write(path, {"state": _describe_state(state, tensors, "state")}, tensors, force=force)
 
 
 def load_state(path: str | os.PathLike[str]) -> State:
@@ -105,7 +106,7 @@ def load_state(path: str | os.PathLike[str]) -> State:
     FormatError
         The file is missing, damaged or inconsistent, or holds NaN.
     """
-    description, tensors = _read(path, "state")
+    description, tensors = read(path, "state")
     try:
         state = _build_state(description, tensors, "state", 0)
     except Exception as error:
@@ -115,17 +116,23 @@ def load_state(path: str | os.PathLike[str]) -> State:
     return state
 
 
-def _write(
-    path: str | os.PathLike[str], kind: str, description: Any, tensors: dict[str, NDArray[Any]], force: bool
+def write(
+    path: str | os.PathLike[str], contents: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]], *, force: bool
 ) -> None:
+    """Write tensors and, by kind, descriptions of what they are; :func:`read` gives both back."""
     from safetensors.numpy import save_file
 
-    metadata = {"format": "rnndsp", "format_version": str(FORMAT_VERSION), kind: json.dumps(description)}
+    metadata = {kind: json.dumps(description) for kind, description in contents.items()}
     with writing(path, force=force) as temporary:
-        save_file({name: np.ascontiguousarray(value) for name, value in tensors.items()}, temporary, metadata)
+        save_file(
+            {name: np.ascontiguousarray(value) for name, value in tensors.items()},
+            temporary,
+            {"format": "rnndsp", "format_version": str(FORMAT_VERSION), **metadata},
+        )
 
 
-def _read(path: str | os.PathLike[str], kind: str) -> tuple[Any, dict[str, NDArray[Any]]]:
+def read(path: str | os.PathLike[str], kind: str) -> tuple[Any, dict[str, NDArray[Any]]]:
+    """The description of a kind and the tensors of a file, or a :class:`FormatError`; sizes are checked first."""
     from safetensors import SafetensorError, safe_open
 
     if not isinstance(path, str | os.PathLike):
@@ -165,12 +172,12 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return dict(pairs)
 
 
-def _describe(filt: Filter) -> dict[str, Any]:
+def describe(filt: Filter) -> dict[str, Any]:
     return {
         "class": filt.registered_name(),
         "config": dict(filt.config),
         "sample_rate": filt.sample_rate,
-        "children": [_describe(child) for child in filt.children],
+        "children": [describe(child) for child in filt.children],
     }
 
 
