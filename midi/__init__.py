@@ -1,1 +1,5 @@
-"""Music: piano rolls, data sets, models and generation. They arrive with the next version."""
+"""Music: pieces, piano rolls, corpora, and recurrent models that learn and compose it."""
+
+import lazy_loader as _lazy
+
+__getattr__, __dir__, __all__ = _lazy.attach_stub(__name__, __file__)

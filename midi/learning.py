@@ -1,0 +1,233 @@
+"""Teach a recurrent cell music, and say how much better it knows it than models that remember nothing."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from rnndsp import training
+from rnndsp._checks import whole_number
+from rnndsp.composition import Parallel
+from rnndsp.errors import ParameterError
+from rnndsp.filters import GRU, LSTM, NADE, Dense, Elman
+from rnndsp.midi.corpus import Corpus
+from rnndsp.midi.keys import estimate_key
+from rnndsp.midi.model import Frames, MusicModel
+from rnndsp.midi.piece import Piece
+from rnndsp.midi.roll import Roll
+from rnndsp.training import Fit, bernoulli, evaluate
+
+__all__ = ["CELLS", "Training", "checkpoints", "train"]
+
+CELLS = {"elman": Elman, "gru": GRU, "lstm": LSTM}
+# Longer pieces are learnt in parts, each from rest; they are judged whole.
+MAX_FRAMES = 512
+BATCH_SIZE, RATE, WEIGHT_DECAY = 2, 4e-3, 0.2
+# How far the first weights on the past lie below the usual ones: the notes of the last frame are many inputs at once.
+FLAT_SCALE = 0.1
+
+Example = tuple[NDArray[np.float32], NDArray[np.float32]]
+Progress = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True, repr=False)
+class Training:
+    """What :func:`train` gives.
+
+    Attributes
+    ----------
+    model : MusicModel
+    scores : dict of str to float
+        Negative log-likelihood of the test pieces, in nats a frame, of the model and of the three baselines.
+    fit : Fit
+        How the training of the model went.
+    """
+
+    model: MusicModel
+    scores: dict[str, float]
+    fit: Fit[NADE]
+
+    def __str__(self) -> str:
+        width = max(map(len, self.scores))
+        rows = (f"{name:<{width}}  {value:7.3f}" for name, value in self.scores.items())
+        return "\n".join(["nats a frame on held-out pieces, less is better:", *rows])
+
+
+def train(
+    corpus: Corpus,
+    *,
+    cell: str = "gru",
+    n_units: int = 96,
+    n_hidden: int = 160,
+    steps_per_beat: int = 4,
+    n_epochs: int = 16,
+    seed: int = 0,
+    checkpoint: str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
+) -> Training:
+    """Train a recurrent cell with an autoregressive head on a corpus.
+
+    Every piece is put on the grid, its tracks but drums merged, and transposed to C (major or minor). The weights that
+    are kept are those that did best on the validation pieces. The baselines are the marginal probability of every note;
+    the last frame again, with the chances of a note to begin and to end; and the same head on a linear map of the same
+    inputs, with no cell, trained in the same way.
+
+    Parameters
+    ----------
+    corpus : Corpus
+    cell : {"gru", "lstm", "elman"}
+    n_units : int
+        Of the cell.
+    n_hidden : int
+        Hidden units of the head.
+    steps_per_beat : int
+        The grid: 4 makes sixteenths, 12 holds triplets as well.
+    n_epochs : int
+    seed : int
+        The same seed gives the same model, to the bit, on one machine.
+    checkpoint : path, optional
+        A file that is written after every epoch, and a second one beside it for the linear model. When they are there,
+        training goes on from them.
+    progress : function, optional
+        Called with the steps done, their total, and a line about the last epoch.
+
+    Returns
+    -------
+    Training
+
+    Raises
+    ------
+    ParameterError
+        An unknown cell, a setting out of range, or the checkpoint of another training.
+    """
+    if cell not in CELLS:
+        raise ParameterError(f"{cell=} is unknown; choose one of {sorted(CELLS)}")
+    parts = corpus.train, corpus.validation, corpus.test
+    rolls = [[_in_c(piece).roll(steps_per_beat).merged() for piece in part] for part in parts]
+    frames = _frames([roll for part in rolls for roll in part], steps_per_beat)
+    learnt, validation, test = ([frames.example(roll) for roll in part] for part in rolls)
+    pieces = [(u[i : i + MAX_FRAMES], x[i : i + MAX_FRAMES]) for u, x in learnt for i in range(0, len(u), MAX_FRAMES)]
+    marginals = _marginals([x for _, x in learnt])
+    k, n = frames.n_inputs, 2 * frames.n_pitches
+    flat = Dense(k, n + whole_number("n_hidden", n_hidden, least=0), seed=seed)
+    flat = flat.replace(W=FLAT_SCALE * flat.params["W"], b=np.pad(marginals, (0, n_hidden)))
+    deep = CELLS[cell](k, n_units, seed=seed) >> Dense(n_units, n + n_hidden, seed=seed)
+    fits = []
+    for place, context in enumerate((flat, Parallel(deep, flat))):
+        fits.append(
+            training.fit(
+                NADE(context, n_hidden=n_hidden, seed=seed),
+                pieces,
+                bernoulli,
+                validation=validation,
+                n_epochs=n_epochs,
+                batch_size=BATCH_SIZE,
+                rate=RATE,
+                weight_decay=WEIGHT_DECAY,
+                seed=seed,
+                checkpoint=None if checkpoint is None else checkpoints(checkpoint)[place],
+                progress=None if progress is None else _half(progress, place),
+            )
+        )
+    linear, fit = fits
+    scores = {
+        "marginals": _score(lambda u: np.broadcast_to(marginals, (len(u), n)), test),
+        "the last frame again": _score(_copying(frames, learnt), test),
+        "linear, same head": evaluate(linear.filter, test, bernoulli),
+        f"{cell.upper()}-{n_units}": evaluate(fit.filter, test, bernoulli),
+    }
+    about = {"corpus": corpus.name, "n_pieces": len(corpus.train), **_manner(corpus.train), "nats_a_frame": scores}
+    # it was computed in single precision all along
+    head = fit.filter.replace(**{name: value.astype(np.float32) for name, value in fit.filter.params.items()})
+    return Training(MusicModel(head, frames, about), scores, fit)
+
+
+def _in_c(piece: Piece) -> Piece:
+    """The piece on C; as it is, where that would take notes out of MIDI's range."""
+    semitones = estimate_key(piece).semitones_to_c
+    for shift in (semitones, semitones - 12, semitones + 12):
+        with suppress(ParameterError):
+            return piece.transposed(shift)
+    return piece
+
+
+def _frames(rolls: Sequence[Roll], steps_per_beat: int) -> Frames:
+    """Frames that hold all the pitches of all pieces."""
+    heard = np.any([roll.sounding[0].any(axis=0) for roll in rolls], axis=0)
+    lowest, highest = np.flatnonzero(heard)[[0, -1]].tolist()
+    return Frames(steps_per_beat, lowest, highest - lowest + 1)
+
+
+def _manner(pieces: Sequence[Piece]) -> dict[str, Any]:
+    """How to play: tempo, meter and instrument that most pieces begin with."""
+    meters = Counter(piece.meters[0][1:] for piece in pieces)
+    programs = Counter(track.program for piece in pieces for track in piece.tracks if not track.is_drum)
+    pickups = Counter(_pickup_beats(piece) for piece in pieces)
+    tempo = float(np.median([piece.tempos[0][1] for piece in pieces]))
+    return {
+        "tempo_bpm": 6e7 / tempo,
+        "meter": meters.most_common(1)[0][0],
+        "pickup_beats": pickups.most_common(1)[0][0],
+        "program": programs.most_common(1)[0][0],
+    }
+
+
+def _pickup_beats(piece: Piece) -> float:
+    """Quarter notes from the first note to the bar line; 0 where it stands on one."""
+    first = min(int(track.notes["start"].min(initial=piece.end)) for track in piece.tracks if not track.is_drum)
+    _, numerator, denominator = [meter for meter in piece.meters if meter[0] <= first][-1]
+    return float(-piece.positions(first) % (4 * numerator / denominator))
+
+
+def checkpoints(path: str | os.PathLike[str]) -> tuple[Path, Path]:
+    """The files that :func:`train` leaves when it is interrupted: the linear model's, and the model's own.
+
+    Parameters
+    ----------
+    path : path
+        As given to it.
+    """
+    own = Path(path)
+    return own.with_name(f"{own.stem}.linear{own.suffix}"), own
+
+
+def _half(progress: Progress, place: int) -> Progress:
+    """The progress of one of two trainings in that of both."""
+    return lambda done, total, text: progress(place * total + done, 2 * total, text)
+
+
+# ---- baselines
+
+
+def _log_odds(hits: ArrayLike, chances: ArrayLike) -> NDArray[np.float32]:
+    """Of something that came so often; half a hit and a miss are added, so that nothing is impossible."""
+    came, missed = np.asarray(hits), np.subtract(chances, hits)
+    return np.asarray(np.log((came + 0.5) / (missed + 0.5)), np.float32)
+
+
+def _marginals(bits: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
+    every = np.concatenate(bits)
+    return _log_odds(np.nansum(every, axis=0), np.count_nonzero(~np.isnan(every), axis=0))
+
+
+def _copying(frames: Frames, examples: Sequence[Example]) -> Callable[[NDArray[Any]], NDArray[Any]]:
+    """The last frame again: one chance for any note to begin, one to go on, one to be struck again."""
+    n = frames.n_pitches
+    u, bits = (np.concatenate(arrays) for arrays in zip(*examples, strict=True))
+    last, now, again = u[:, :n] > 0, bits[:, :n] > 0, bits[:, n:]
+    begin, go_on = (_log_odds(np.sum(now & where), np.sum(where)) for where in (~last, last))
+    strike = _log_odds(np.nansum(again), np.count_nonzero(~np.isnan(again)))
+    return lambda u: np.hstack([np.where(u[:, :n] > 0, go_on, begin), np.full((len(u), n), strike)])
+
+
+def _score(log_odds: Callable[[NDArray[Any]], NDArray[Any]], examples: Sequence[Example]) -> float:
+    values = [bernoulli(log_odds(u)[None], bits[None])[0][0] for u, bits in examples]
+    return float(np.mean(np.concatenate(values)))
