@@ -1,7 +1,6 @@
 """Render a guitar-like phrase: a plucked string is a feedback loop with a delay and a gentle lowpass.
 
-The phrase that ``rnndsp demo`` plays was rendered by this script. Run it: ``python examples/guitar_phrase.py
-phrase.flac``.
+The built-in overdrive has learnt from such phrases. Run it: ``python examples/guitar_phrase.py phrase.flac``.
 
 K. Karplus, A. Strong (1983), "Digital synthesis of plucked-string and drum timbres"; D. A. Jaffe, J. O. Smith (1983).
 """

@@ -60,6 +60,11 @@ class Training:
         rows = (f"{name:<{width}}  {value:7.3f}" for name, value in self.scores.items())
         return "\n".join(["nats a frame on held-out pieces, less is better:", *rows])
 
+    def _repr_html_(self) -> str:
+        from rnndsp.midi import notebook
+
+        return notebook.training_html(self)
+
 
 def train(
     corpus: Corpus,
@@ -173,8 +178,8 @@ def _manner(pieces: Sequence[Piece]) -> dict[str, Any]:
     pickups = Counter(_pickup_beats(piece) for piece in pieces)
     tempo = float(np.median([piece.tempos[0][1] for piece in pieces]))
     return {
-        "tempo_bpm": 6e7 / tempo,
-        "meter": meters.most_common(1)[0][0],
+        "tempo_bpm": round(6e7 / tempo, 2),
+        "meter": list(meters.most_common(1)[0][0]),
         "pickup_beats": pickups.most_common(1)[0][0],
         "program": programs.most_common(1)[0][0],
     }

@@ -170,6 +170,11 @@ class MusicModel:
     def __repr__(self) -> str:
         return f"MusicModel({self.frames}, {dict(self.about)}, {self.filter!r})"
 
+    def _repr_html_(self) -> str:
+        from rnndsp.midi import notebook
+
+        return notebook.model_html(self)
+
     @property
     def cell(self) -> Cell:
         """The recurrent cell inside, the first one where there are several."""
@@ -243,7 +248,7 @@ class MusicModel:
         Returns
         -------
         Piece
-            With one track.
+            With one track, and named after the corpus and the seed.
 
         Raises
         ------
@@ -259,6 +264,7 @@ class MusicModel:
             (Track(np.empty(0, NOTE), program=self.about["program"]),),
             ticks_per_beat=TICKS_PER_STEP * frames.steps_per_beat,
             meters=((0, numerator, denominator),),
+            name=f"after {self.about['corpus']}, {seed=}",
         ).with_tempo(self.about["tempo_bpm"] if tempo_bpm is None else tempo_bpm)
         bar = Fraction(4 * numerator * frames.steps_per_beat, denominator)
         pickup = Fraction(pickup_beats) * frames.steps_per_beat

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.collections import PolyCollection
 
-__all__ = ["piano_roll_plot"]
+__all__ = ["bar_lines", "piano_roll_plot"]
 
 MOST_BARS = 10_000
 MOST_LABELS = 16  # bars with a number
@@ -57,7 +57,7 @@ def piano_roll_plot(
     if steps_per_beat is not None:
         piece = piece.roll(steps_per_beat).piece()
     ax = _axes(ax, 9.0, 4.2)
-    lines = _bar_lines(piece)
+    lines = bar_lines(piece)
     pitches = np.concatenate([[60], *(track.notes["pitch"] for track in piece.tracks)])[piece.n_notes > 0 :]
     low, high = int(pitches.min()), int(pitches.max())
     margin = max(2, (LEAST_ROWS - (high - low)) // 2)
@@ -82,12 +82,15 @@ def piano_roll_plot(
         ax.add_collection(artists[-1], autolim=False)
     if len(artists) > 1:
         # above the picture, where it hides no note
-        ax.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=6, frameon=False, fontsize=8, borderaxespad=0.2)
-    ax.set_title(piece.name or "piano roll", loc="left", color=INK)
+        names = [str(artist.get_label()) for artist in artists]
+        legend = ax.legend(artists, names, loc="lower right", bbox_to_anchor=(1, 1), ncols=6, frameon=False)
+        for text in legend.get_texts():  # a dollar in a name begins no formula
+            text.set(parse_math=False, fontsize=8)
+    ax.set_title(piece.name or "piano roll", loc="left", color=INK, parse_math=False)
     return artists
 
 
-def _bar_lines(piece: Piece) -> NDArray[np.float64]:
+def bar_lines(piece: Piece) -> NDArray[np.float64]:
     """Where bars begin, in beats, and where the last one ends."""
     starts = np.array([tick / piece.ticks_per_beat for tick, _, _ in piece.meters])
     lengths = np.array([4 * numerator / denominator for _, numerator, denominator in piece.meters])
@@ -128,6 +131,8 @@ def _bars(ax: Axes, lines: NDArray[np.float64], piece: Piece) -> None:
     if lines[-1] <= MOST_BEATS:
         beats = np.concatenate([np.arange(a, b)[1:] for a, b in pairwise(lines)])
         ax.vlines(beats, 0, 1, transform=ax.get_xaxis_transform(), color=GREY, linewidth=0.4, alpha=0.4, zorder=1)
-    ax.set_xticks(lines[:-1:step], [str(bar) for bar in range(1, n_bars + 1, step)])
+    # the first whole bar is bar 1, so a pickup is bar 0
+    first = int(n_bars < 2 or lines[1] - lines[0] >= lines[2] - lines[1])
+    ax.set_xticks(lines[:-1:step], [str(bar) for bar in range(first, n_bars + first, step)])
     meters = {f"{numerator}/{denominator}" for _, numerator, denominator in piece.meters}
     ax.set_xlabel(f"bar ({meters.pop()})" if len(meters) == 1 else "bar")

@@ -1,31 +1,35 @@
-"""The demonstration: a guitar phrase through a recurrent network and a reverb, heard, seen and analysed."""
+"""The demonstration: a recurrent network learns Bach's chorales and composes one; it is heard, filtered, diagnosed."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import partial
 from html import escape
-from importlib import resources
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
-from rnndsp import audio, plots, report
+from rnndsp import audio, midi, plots, report
 from rnndsp._files import new_folder
+from rnndsp.filter import Filter
 from rnndsp.filters import named
-from rnndsp.stability import StabilityReport
+from rnndsp.midi import Piece, Training
+from rnndsp.notebook import badge, drawn
 
 __all__ = ["run"]
 
 SAMPLE_RATE = 48000
 BLOCK_SIZE = 64
-DRIVE = 0.6
-TAIL_S = 2.0
+DRIVE = 0.15
+TAIL_S = 2.5
+N_BARS, TEMPERATURE, SEED = 8, 0.75, 0
+
+Progress = Callable[[int, int, str], None]
 
 
-def run(
-    directory: str | os.PathLike[str], *, force: bool = False, progress: Callable[[int, int], None] | None = None
-) -> Path:
+def run(directory: str | os.PathLike[str], *, force: bool = False, progress: Progress | None = None) -> Path:
     """Write the demonstration to a folder and return the path of its ``index.html``.
 
     Parameters
@@ -34,78 +38,114 @@ def run(
         Made here; the whole folder appears when it is complete, or not at all.
     force : bool
         Replace the folder if it holds an earlier demonstration.
-    progress : callable, optional
-        Called with the steps done and their total.
+    progress : function, optional
+        Called with the steps done, their total, and a line about what is done.
 
     Raises
     ------
     ParameterError
         The folder exists, or cannot be made.
     """
-    tell = progress or (lambda done, total: None)
+    tell = progress or (lambda done, total, text: None)
     amp = named("overdrive", sample_rate=SAMPLE_RATE)
-    room = named(f"reverb:t60_s={TAIL_S},mix=0.35", sample_rate=SAMPLE_RATE)
+    room = named(f"reverb:t60_s={TAIL_S},mix=0.3", sample_rate=SAMPLE_RATE)
     with new_folder(directory, force=force) as folder:
-        tell(0, 5)
-        dry = folder / "guitar.wav"
-        with resources.as_file(resources.files("rnndsp") / "data" / "guitar_phrase.flac") as phrase:
-            audio.write(dry, *audio.read(phrase), subtype="PCM_16")
-        amp.save(folder / "overdrive.safetensors")
-        room.save(folder / "reverb.safetensors")
+        corpus = midi.chorales()
+        # the rest takes about a third of the time of the training
+        training = midi.train(corpus, progress=lambda done, total, text: tell(3 * done, 4 * total, f"learns; {text}"))
+        training.model.save(folder / "bach.safetensors")
+        tell(75, 100, "composes and plays")
+        piece = training.model.generate(N_BARS, temperature=TEMPERATURE, seed=SEED)
+        midi.write(piece, folder / "chorale.mid")
+        dry, wet = folder / "chorale.wav", folder / "chorale_wet.wav"
+        audio.write(dry, midi.render(piece, sample_rate=SAMPLE_RATE), SAMPLE_RATE, subtype="PCM_16")
         # as a sound card would hand it over; the result does not depend on the block size
-        done = audio.process(
-            amp >> room,
-            dry,
-            folder / "guitar_overdriven.wav",
-            block_size=BLOCK_SIZE,
-            controls={"drive": DRIVE},
-            tail_s=TAIL_S,
+        played = audio.process(
+            amp >> room, dry, wet, block_size=BLOCK_SIZE, controls={"drive": DRIVE}, tail_s=TAIL_S, subtype="PCM_16"
         )
-        tell(2, 5)
-        dry_signal, _ = audio.read(dry)
-        wet_signal, _ = audio.read(folder / "guitar_overdriven.wav")
-        pictures = {"guitar.png": dry_signal, "guitar_overdriven.png": wet_signal}
-        for name, signal in pictures.items():
-            figure = Figure(figsize=(7, 3.5), layout="constrained")
-            plots.spectrogram_plot(signal[:, 0], SAMPLE_RATE, ax=figure.add_subplot())
-            figure.savefig(folder / name, dpi=90)
-        tell(3, 5)
-        report.analyze(
-            amp, folder / "overdrive", name="The overdrive: an LSTM", signal=dry_signal, controls={"drive": DRIVE}
+        tell(80, 100, "draws and analyses")
+        signal, _ = audio.read(dry)
+        echoing, _ = audio.read(wet)
+        bach = corpus.test[0]
+        _draw(folder / "chorale_roll.png", partial(midi.piano_roll_plot, piece), 11.0)
+        _draw(folder / "bach_roll.png", partial(midi.piano_roll_plot, bach), 11.0)
+        _draw(folder / "chorale.png", partial(plots.spectrogram_plot, signal[:, 0], SAMPLE_RATE), 7.0)
+        _draw(folder / "chorale_wet.png", partial(plots.spectrogram_plot, echoing[:, 0], SAMPLE_RATE), 7.0)
+        subjects = (
+            _Subject("composer", "The composer, a GRU", training.model.cell, training.model.heard(piece), {}),
+            _Subject("overdrive", "The overdrive, an LSTM", amp, signal, {"drive": DRIVE}),
+            _Subject("reverb", "The reverb, a feedback delay network", room, None, {}),
         )
-        tell(4, 5)
-        report.analyze(room, folder / "reverb", name="The reverb: a feedback delay network")
-        body = _body(done, amp.stability(controls={"drive": DRIVE}), room.stability())
-        (folder / "index.html").write_text(report.html_page("rnndsp: a guitar, a recurrent network and a reverb", body))
-        tell(5, 5)
+        for name, title, filt, heard, controls in subjects:
+            report.analyze(filt, folder / name, name=title, signal=heard, controls=controls)
+        body = _body(training, piece, bach, played, subjects)
+        page = report.html_page("rnndsp: learn, compose, play, diagnose", body)
+        (folder / "index.html").write_text(page, encoding="utf-8")
+        tell(100, 100, "")
     return Path(directory) / "index.html"
 
 
-def _body(done: audio.Processed, amp: StabilityReport, room: StabilityReport) -> str:
-    seconds = done.n_frames / done.sample_rate
+def _draw(path: Path, draw: Callable[..., object], width: float) -> None:
+    _, png = drawn(lambda ax: draw(ax=ax), width, 3.6)
+    path.write_bytes(png)
+
+
+class _Subject(NamedTuple):
+    """What is analysed, on a page in a folder of its name."""
+
+    name: str
+    title: str
+    filt: Filter
+    signal: NDArray[Any] | None
+    controls: dict[str, float]
+
+
+def _body(
+    training: Training, piece: Piece, bach: Piece, played: audio.Processed, subjects: tuple[_Subject, ...]
+) -> str:
+    scores = "".join(f"<tr><th>{escape(name)}</th><td>{value:.3f}</td></tr>" for name, value in training.scores.items())
+    learnt = sum(epoch.seconds for epoch in training.fit.history)
+    seconds = played.n_frames / played.sample_rate
     return f"""
-<p>A plucked phrase, rendered with feedback loops, went in blocks of {BLOCK_SIZE} samples through an LSTM of 12
-units that was trained on an overdrive circuit (its knob <i>drive</i> at {DRIVE}), then through a reverb of 16 delay
-lines. {seconds:.1f} s of sound took {done.seconds:.2f} s: {done.speed:.0f} times real time, peak
-{done.peak_db:.1f} dB.</p>
+<p>In {learnt:.0f} seconds a GRU has learnt from {training.model.about["n_pieces"]} chorales by Bach which notes come
+next, and has composed this one, of {N_BARS} bars and a pickup.</p>
+<figure><img alt="Piano roll of the composed chorale" src="chorale_roll.png">
+<figcaption><b>Composed.</b> <a href="chorale.mid">chorale.mid</a>, {piece.n_notes} notes at temperature {TEMPERATURE},
+seed {SEED}.</figcaption></figure>
+<figure><img alt="Piano roll of {escape(bach.name)}" src="bach_roll.png">
+<figcaption><b>Bach.</b> {escape(bach.name)}, which the network never heard.</figcaption></figure>
+<h2>Hear it, filtered</h2>
+<p>In blocks of {BLOCK_SIZE} samples it went through an LSTM of 12 units that was trained on an overdrive circuit (its
+knob <i>drive</i> at {DRIVE}), then through a reverb of 16 delay lines: {seconds:.1f} s of sound in {played.seconds:.2f}
+s, {played.speed:.0f} times real time, peak {played.peak_db:.1f} dB.</p>
 <div class="plots">
-<figure><audio controls src="guitar.wav"></audio><img alt="Spectrogram of the dry guitar" src="guitar.png">
-<figcaption><b>Dry.</b> The guitar as it was plucked.</figcaption></figure>
-<figure><audio controls src="guitar_overdriven.wav"></audio>
-<img alt="Spectrogram of the guitar after overdrive and reverb" src="guitar_overdriven.png">
-<figcaption><b>Wet.</b> Overdriven: new harmonics above every note. Reverberant: the gaps between the chords are
-filled.</figcaption></figure>
+<figure><audio controls src="chorale.wav"></audio><img alt="Spectrogram before the filters" src="chorale.png">
+<figcaption><b>Dry.</b> As the synthesizer plays it.</figcaption></figure>
+<figure><audio controls src="chorale_wet.wav"></audio>
+<img alt="Spectrogram after overdrive and reverb" src="chorale_wet.png">
+<figcaption><b>Wet.</b> The overdrive adds harmonics to every note, the reverb lets chords run into each
+other.</figcaption></figure>
 </div>
+<h2>How well does it know Bach?</h2>
+<p>Negative log-likelihood of chorales on tunes it never heard, in nats a sixteenth; less is better.</p>
+<table><tbody>{scores}</tbody></table>
 <h2>Are they stable?</h2>
-<p><a href="overdrive/index.html">The overdrive</a>: {_summary(amp)}</p>
-<p><a href="reverb/index.html">The reverb</a>: {_summary(room)}</p>
+<div class="plots">
+{"".join(map(_judged, subjects))}
+</div>
 <h2>What to try next</h2>
-<pre>rnndsp process overdrive guitar.wav -o loud.wav -c drive=1
-rnndsp process reverb:t60_s=6,size=2 guitar.wav -o cathedral.wav --tail-s 6
+<pre>rnndsp generate bach.safetensors -o another.mid --bars 16 --seed 1 --wav --png
+rnndsp process overdrive chorale.wav -o loud.wav -c drive=1
+rnndsp process reverb:t60_s=6,size=2 chorale.wav -o cathedral.wav --tail-s 6
 rnndsp analyze lowpass:cutoff_hz=4000,order=4 -o lowpass
+rnndsp train music FOLDER_OF_YOUR_MIDI_FILES -o mine.safetensors
 rnndsp filters</pre>
 """
 
 
-def _summary(verdicts: StabilityReport) -> str:
-    return "; ".join(f"{escape(row.name)} {escape(row.verdict.value)}" for row in verdicts) + "."
+def _judged(subject: _Subject) -> str:
+    rows = subject.filt.stability(controls=subject.controls)
+    said = "".join(f"<li>{escape(row.name)} {badge(row.verdict)}</li>" for row in rows)
+    page = f"{subject.name}/index.html"
+    return f"""<figure><a href="{page}"><img alt="Poles" src="{subject.name}/poles.png"></a>
+<figcaption><b><a href="{page}">{escape(subject.title)}</a></b><ul>{said}</ul></figcaption></figure>"""

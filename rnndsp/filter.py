@@ -334,6 +334,12 @@ class Filter(ABC):
             parts.append(f"sample_rate={self.sample_rate:g}")
         return f"{type(self).__name__}({', '.join(parts)})"
 
+    def _repr_html_(self) -> str:
+        """What notebooks show."""
+        from rnndsp import notebook
+
+        return notebook.filter_html(self)
+
     # ---- what a concrete filter provides: signals are (voices, frames, inputs + controls), states change in place
 
     @abstractmethod

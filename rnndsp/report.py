@@ -3,29 +3,24 @@
 from __future__ import annotations
 
 import os
-from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
 from html import escape
-from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 from numpy.typing import ArrayLike, NDArray
 
-from rnndsp import plots, stability
+from rnndsp import notebook, plots, stability
 from rnndsp._files import writing
-from rnndsp.composition import Series
 from rnndsp.errors import ParameterError, RnndspError
 from rnndsp.filter import Filter
+from rnndsp.notebook import drawn
 from rnndsp.plots import DECAY_DB, IMPULSE_DB, _duration
-from rnndsp.stability import MARGIN, StabilityReport, Verdict
+from rnndsp.stability import MARGIN, StabilityReport
 from rnndsp.state import State
 
 __all__ = ["analyze", "html_page"]
@@ -35,16 +30,9 @@ Controls = Mapping[str, float]
 # Frames of a trajectory whose poles are drawn, and the most states for which that is cheap enough.
 FROZEN_FRAMES = 100
 FROZEN_STATES = 300
-# Longer signals are cut for the analysis.
-SIGNAL_FRAMES = 2**17
+# Longer signals are cut for the analysis; of shorter ones a spectrogram, in windows of 1024 frames, shows nothing.
+SIGNAL_FRAMES, SPECTROGRAM_FRAMES = 2**17, 2**12
 BURST_LEVEL = 10 ** (-12 / 20)
-
-BADGES = {
-    Verdict.PROVED: ("proved", "✓"),
-    Verdict.REFUTED: ("refuted", "✗"),
-    Verdict.LOCAL: ("local", "◐"),
-    Verdict.UNKNOWN: ("unknown", "?"),
-}
 
 STYLE = """
 :root { color: #1c2430; background: #fff; font: 17px/1.55 Georgia, 'Times New Roman', serif; }
@@ -58,9 +46,6 @@ ul { margin: .3rem 0; padding-left: 1.2rem; } li { overflow-wrap: anywhere; } sm
 table { width: 100%; border-collapse: collapse; }
 th, td { text-align: left; vertical-align: top; padding: .55rem .9rem .55rem 0; border-bottom: 1px solid #e4e8ed; }
 thead th { font-size: .75rem; color: #5a6675; font-weight: 400; } tbody th { font-size: .95rem; font-weight: 600; }
-.badge { display: inline-block; padding: .12rem .6rem; border-radius: .8rem; font-size: .82rem; max-width: 12rem; }
-.proved { background: #d9efe4; color: #0b4f36; } .refuted { background: #fbe0d3; color: #7d2b00; }
-.local { background: #fdf0c8; color: #5c4300; } .unknown { background: #e6e9ed; color: #37414d; }
 .plots { display: grid; gap: 2rem 2.5rem; grid-template-columns: repeat(auto-fit, minmax(min(27rem, 100%), 1fr)); }
 figure { margin: 0; } img { width: 100%; height: auto; display: block; } figcaption { margin-top: .5rem; }
 @media (max-width: 40rem) {
@@ -144,7 +129,8 @@ def analyze(
         for picture in pictures:
             if picture.png:
                 files.enter_context(writing(folder / picture.name, force=force)).write_bytes(picture.png)
-        page.write_text(_page(filt, controls, name or _make_up(filt), verdicts, trouble, pictures), encoding="utf-8")
+        title = name or notebook.make_up(filt)
+        page.write_text(_page(filt, controls, title, verdicts, trouble, pictures), encoding="utf-8")
     return folder / "index.html"
 
 
@@ -200,15 +186,6 @@ class _Subject:
 # ---- pictures, each with what a musician wants to know from it
 
 
-def _drawn(draw: Callable[[Axes], Any], width: float = 7.0, height: float = 4.4) -> tuple[Any, bytes]:
-    """What ``draw`` returns, and the picture; no pyplot, so nothing is left open."""
-    figure = Figure((width, height), dpi=130, layout="constrained")
-    artists = draw(figure.add_subplot())
-    png = BytesIO()
-    figure.savefig(png, format="png")
-    return artists, png.getvalue()
-
-
 def _level(db: float) -> str:
     return f"{round(float(db), 1) + 0.0:+.1f} dB"  # no negative zero
 
@@ -242,7 +219,7 @@ def _pictures(
         makers.append(_frequency)
     if found is not None and found.size and not filt.is_linear:
         makers.append(partial(_frozen, heard=heard))
-    if heard is not None:
+    if heard is not None and len(heard) >= SPECTROGRAM_FRAMES:
         makers.append(partial(_spectrogram, heard=heard))
     for make in makers:
         try:
@@ -254,7 +231,7 @@ def _pictures(
 def _poles(subject: _Subject) -> _Picture:
     filt, found = subject.filt, subject.poles
     assert found is not None
-    _, png = _drawn(lambda ax: plots.pole_plot(filt, subject.rest, poles=found, ax=ax), 7.0, 5.8)
+    _, png = drawn(lambda ax: plots.pole_plot(filt, subject.rest, poles=found, ax=ax), 7.0, 5.8)
     beyond = int(np.count_nonzero(np.abs(found) >= 1 - MARGIN))
     where = "" if filt.is_linear else ", for soft sounds about rest"
     some = f"All {found.size:,} poles" if beyond in (0, found.size) else f"{beyond:,} of {found.size:,} poles"
@@ -269,7 +246,7 @@ def _poles(subject: _Subject) -> _Picture:
 def _pole_decay(subject: _Subject) -> _Picture:
     filt, found = subject.filt, subject.poles
     assert found is not None
-    _, png = _drawn(lambda ax: plots.pole_decay_plot(filt, subject.rest, poles=found, ax=ax), 7.0, 5.8)
+    _, png = drawn(lambda ax: plots.pole_decay_plot(filt, subject.rest, poles=found, ax=ax), 7.0, 5.8)
     rate = filt.sample_rate
     size = np.abs(found)
     slowest = found[np.argmax(size)]
@@ -291,7 +268,7 @@ def _pole_decay(subject: _Subject) -> _Picture:
 def _impulse(subject: _Subject) -> _Picture:
     filt, controls = subject.filt, subject.controls
     n = plots._n_frames(filt, controls, subject.poles, IMPULSE_DB)
-    lines, png = _drawn(lambda ax: plots.impulse_response_plot(filt, n, controls=controls, ax=ax))
+    lines, png = drawn(lambda ax: plots.impulse_response_plot(filt, n, controls=controls, ax=ax))
     h = np.stack([np.abs(line.get_ydata()) for line in lines])
     peak, rate = h.max(), filt.sample_rate
     x = np.asarray(lines[0].get_xdata()) / plots._time_axis(n, rate)[0][1]  # in frames again
@@ -313,7 +290,7 @@ def _impulse(subject: _Subject) -> _Picture:
 def _decay(subject: _Subject) -> _Picture:
     filt, controls = subject.filt, subject.controls
     n = plots._n_frames(filt, controls, subject.poles, DECAY_DB)
-    lines, png = _drawn(lambda ax: plots.decay_plot(filt, n, controls=controls, ax=ax))
+    lines, png = drawn(lambda ax: plots.decay_plot(filt, n, controls=controls, ax=ax))
     label = str(lines[0].get_label()).partition(": ")[2]
     said = f"Of a click, the energy still to come falls by {label}." if label.startswith("60") else f"There is {label}."
     return _Picture("How the energy fades", said, "energy_decay.png", png)
@@ -321,7 +298,7 @@ def _decay(subject: _Subject) -> _Picture:
 
 def _frequency(subject: _Subject) -> _Picture:
     filt, controls = subject.filt, subject.controls
-    (curves, averages), png = _drawn(
+    (curves, averages), png = drawn(
         lambda ax: plots.frequency_response_plot(filt, state=subject.rest, controls=controls, ax=ax)
     )
     frequency, db = (np.asarray(data, np.float64) for data in (averages or curves)[0].get_data())
@@ -372,7 +349,7 @@ def _frozen(subject: _Subject, heard: NDArray[np.float64] | None) -> _Picture:
     u = _burst(filt.n_inputs) if heard is None else heard
     n_frames = FROZEN_FRAMES // (1 + filt.n_states // 64)
     frozen = stability.frozen_poles(filt, u, every=-(-len(u) // n_frames), controls=controls)
-    _, png = _drawn(lambda ax: plots.frozen_pole_plot(frozen, sample_rate=filt.sample_rate, ax=ax), 7.0, 5.8)
+    _, png = drawn(lambda ax: plots.frozen_pole_plot(frozen, sample_rate=filt.sample_rate, ax=ax), 7.0, 5.8)
     beyond = int(np.count_nonzero(np.max(np.abs(frozen.poles), axis=1) >= 1 - MARGIN))
     played = "a noise burst at -12 dB" if heard is None else "the given signal"
     said = (
@@ -385,7 +362,7 @@ def _frozen(subject: _Subject, heard: NDArray[np.float64] | None) -> _Picture:
 def _spectrogram(subject: _Subject, heard: NDArray[np.float64]) -> _Picture:
     filt, controls = subject.filt, subject.controls
     y = filt(heard, controls=controls)
-    _, png = _drawn(lambda ax: plots.spectrogram_plot(y, filt.sample_rate or 1.0, ax=ax))
+    _, png = drawn(lambda ax: plots.spectrogram_plot(y, filt.sample_rate or 1.0, ax=ax))
     change = 10 * np.log10(np.mean(y**2) / np.mean(heard**2)) if heard.any() and y.any() else 0.0
     peak = 20 * np.log10(np.max(np.abs(y))) if y.any() else -np.inf
     said = f"The given signal comes out {_level(change)} in level, with its peak at {_level(peak)} of full scale."
@@ -397,48 +374,20 @@ def _spectrogram(subject: _Subject, heard: NDArray[np.float64]) -> _Picture:
 # ---- the page
 
 
-def _make_up(filt: Filter) -> str:
-    parts = filt.children if type(filt) is Series else (filt,)
-    return " → ".join(type(part).__name__ for part in parts)
-
-
 def _tree(filt: Filter) -> str:
     plain = {"delays"} if set(filt.config.get("delays", ())) <= {1} else set()  # state space as everybody knows it
     config = ", ".join(f"{key}={value!r}" for key, value in filt.config.items() if key not in plain)
-    config = config if len(config) <= 160 else config[:157] + "..."
     inner = "".join(_tree(child) for child in filt.children)
     inner = f"<ul>{inner}</ul>" if inner else ""
-    return f"<li>{escape(type(filt).__name__)} <small>{escape(config)}</small>{inner}</li>"
-
-
-def _facts(filt: Filter, controls: Controls) -> dict[str, str]:
-    facts = {
-        "Inputs, outputs": f"{filt.n_inputs}, {filt.n_outputs}",
-        "States": f"{filt.n_states:,}",
-        "Parameters": f"{sum(value.size for value in filt.params.values()):,}",
-        "Latency": _duration(filt.latency, filt.sample_rate) if filt.latency else "none",
-        "Sample rate": f"{filt.sample_rate:g} Hz" if filt.sample_rate else "any",
-        "Kind": "linear" if filt.is_linear else "nonlinear",
-    }
-    if filt.controls:
-        facts["Controls"] = ", ".join(f"{c.name} = {controls.get(c.name, c.default):g}" for c in filt.controls)
-    return facts
-
-
-def _row(row: stability.Property) -> str:
-    kind, sign = BADGES[row.verdict]
-    supposed = f"<br><small>supposing: {escape(row.hypotheses)}</small>" if row.hypotheses else ""
-    badge = f'<span class="badge {kind}">{sign} {escape(row.verdict.value)}</span>'
-    return f'<tr><th scope="row">{escape(row.name)}</th><td>{badge}</td><td>{escape(row.statement)}{supposed}</td></tr>'
+    return f"<li>{escape(type(filt).__name__)} <small>{escape(notebook.shortened(config, 160))}</small>{inner}</li>"
 
 
 def _figure(picture: _Picture) -> str:
     caption = f"<b>{escape(picture.title)}.</b> {escape(picture.sentence)}"
     if not picture.png:
         return f"<figure><figcaption>{caption}</figcaption></figure>"
-    data = b64encode(picture.png).decode("ascii")
-    alt = escape(f"{picture.title}: plot")
-    return f'<figure><img alt="{alt}" src="data:image/png;base64,{data}"><figcaption>{caption}</figcaption></figure>'
+    img = notebook.image(f"{picture.title}: plot", picture.png)
+    return f"<figure>{img}<figcaption>{caption}</figcaption></figure>"
 
 
 def _page(
@@ -449,14 +398,10 @@ def _page(
     trouble: str,
     pictures: list[_Picture],
 ) -> str:
-    facts = _facts(filt, controls or {}).items()
-    facts_html = "".join(f"<div><dt>{escape(key)}</dt><dd>{escape(value)}</dd></div>" for key, value in facts)
-    table = f"<p>No verdicts: {escape(trouble)}.</p>"
-    if verdicts:
-        head = "<thead><tr><th>Property</th><th>Verdict</th><th>What was found</th></tr></thead>"
-        table = f"<table>{head}<tbody>{''.join(map(_row, verdicts))}</tbody></table>"
+    facts = notebook.facts(notebook.filter_facts(filt, controls or {}))
+    table = notebook.verdict_table(verdicts) if verdicts else f"<p>No verdicts: {escape(trouble)}.</p>"
     body = f"""<ul>{_tree(filt)}</ul>
-<dl>{facts_html}</dl>
+{facts}
 <h2>Is it stable?</h2>
 {table}
 <h2>What it does</h2>

@@ -108,6 +108,12 @@ class StabilityReport:
     def __getitem__(self, name: str) -> Property:
         return {row.name: row for row in self.properties}[name]
 
+    def _repr_html_(self) -> str:
+        """The table, as notebooks show it."""
+        from rnndsp import notebook
+
+        return notebook.stability_html(self)
+
     def __str__(self) -> str:
         lines = []
         for row in self.properties:
@@ -166,7 +172,7 @@ def decays(filt: Filter) -> bool:
 
 def loop_radius(filt: Filter) -> float | None:
     """The spectral radius of a linear loop, or 0 where it is proved to decay; None where it would take too long."""
-    if _n_lines(filt) > MAX_LINES:
+    if n_lines(filt) > MAX_LINES:
         return None
     with np.errstate(all="ignore"):
         linear = filt.linearize()
@@ -178,7 +184,7 @@ def loop_radius(filt: Filter) -> float | None:
         # poles in z**common, of which a loop of one line or of equal ones has few however long it is
         common = int(np.gcd.reduce(m))
         total = float(np.sum(m)) / common
-        if total**2 + 5 * total * len(m) ** 3 > MAX_COST:
+        if pole_cost(total, len(m)) > MAX_COST:
             return None
         try:
             found = delay_poles(A, m // common)
@@ -187,9 +193,15 @@ def loop_radius(filt: Filter) -> float | None:
         return float(np.max(np.abs(found)) ** (1 / common))
 
 
-def _n_lines(filt: Filter) -> int:
+def pole_cost(n_states: float, n_lines: int) -> float:
+    """About how many nanoseconds the poles of a network of delay lines take."""
+    return n_states**2 + 5 * n_states * n_lines**3
+
+
+def n_lines(filt: Filter) -> int:
+    """How large its state matrix is, in which a delay line counts once however long it is."""
     own = sum(len(field.rings) or field.size for field in filt.fields)
-    return own + sum(map(_n_lines, filt.children))
+    return own + sum(map(n_lines, filt.children))
 
 
 def t60_s(radius: float, sample_rate: float) -> float:
@@ -438,6 +450,13 @@ def _contracting_rows(why: str) -> list[Property]:
     ]
 
 
+def certified(filt: Filter) -> list[Property]:
+    """What follows from the parts of a filter, without running it or finding its poles: one row, or four."""
+    why, kind = filt._contraction(), filt._boundedness()
+    row = _bounded_row(Boundedness.BOUNDED if why and not kind else kind)
+    return [row, *_contracting_rows(why)] if why else [row]
+
+
 def _periodic_report(filt: Filter) -> StabilityReport:
     """A filter that works in frames has no poles: only what follows from its parts is said."""
     why = filt._contraction()
@@ -453,7 +472,7 @@ def _periodic_report(filt: Filter) -> StabilityReport:
 
 
 def _nonlinear_report(filt: Filter, controls: Controls | None) -> StabilityReport:
-    why = filt._contraction()
+    rows = certified(filt)
     rest = rest_states(filt, controls=controls)
     at_rest = "silence" + (f"; {_held(filt, controls)}" if filt.controls else "")
     linear = filt.linearize(rest[0] if rest else None, controls=controls)
@@ -463,11 +482,7 @@ def _nonlinear_report(filt: Filter, controls: Controls | None) -> StabilityRepor
     smooth = bool(rest) and _is_smooth(filt, rest[0], linear, controls)
     repels = smooth and bool(found.size) and is_outside(A, m, found[np.argmax(np.abs(found))])
 
-    kind = filt._boundedness()
-    rows = [_bounded_row(Boundedness.BOUNDED if why and not kind else kind)]
-    if why:
-        rows += _contracting_rows(why)
-    else:
+    if len(rows) == 1:
         nothing = "no certificate found"
         iss, contraction = "input-to-state stability", "contraction"
         if len(rest) > 1:

@@ -30,6 +30,9 @@ def test_snippets(page, tmp_path):
     sound = (0.1 * rng.standard_normal((9600, 2))).astype(np.float32)
     rnndsp.audio.write(tmp_path / "guitar.wav", sound[:, :1], 48000)
     rnndsp.audio.write(tmp_path / "stereo.wav", sound, 48000)
+    (tmp_path / "my_midi_files").mkdir()
+    for piece in rnndsp.midi.chorales().train[:6]:
+        rnndsp.midi.write(piece, tmp_path / "my_midi_files" / f"{piece.name}.mid")
     code = []
     for language, info, body in FENCE.findall(page.read_text()):
         if name := re.search(r"file=(\S+)", info):

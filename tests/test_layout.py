@@ -23,6 +23,7 @@ import pytest
 
 import rnndsp
 import rnndsp.filters
+import rnndsp.midi
 
 CORE = Path(rnndsp.__file__).parent
 CHECKOUT = CORE.parent if (CORE.parent / "pyproject.toml").is_file() else None
@@ -38,6 +39,7 @@ PUBLIC = [
     "Feedback",
     "Field",
     "Filter",
+    "Fit",
     "FormatError",
     "Framed",
     "Gradient",
@@ -58,6 +60,7 @@ PUBLIC = [
     "audio",
     "delay",
     "filters",
+    "fit",
     "frequency_response",
     "gain",
     "impulse_response",
@@ -71,6 +74,7 @@ PUBLIC = [
     "save_state",
     "stability",
     "testing",
+    "training",
 ]
 PUBLIC_FILTERS = [
     "DelayStateSpace",
@@ -80,6 +84,7 @@ PUBLIC_FILTERS = [
     "GRU",
     "GerzonAllpass",
     "LSTM",
+    "NADE",
     "SOS",
     "StateSpace",
     "StateVariable",
@@ -87,7 +92,27 @@ PUBLIC_FILTERS = [
     "named",
     "orthogonal_matrix",
 ]
-MODULES = ["audio", "plots", "report", "response", "stability", "testing"]
+PUBLIC_MIDI = [
+    "Corpus",
+    "Frames",
+    "Key",
+    "MusicModel",
+    "NOTE",
+    "Piece",
+    "Roll",
+    "Track",
+    "Training",
+    "checkpoints",
+    "chorales",
+    "estimate_key",
+    "piano_roll_plot",
+    "read",
+    "read_folder",
+    "render",
+    "train",
+    "write",
+]
+MODULES = ["audio", "plots", "report", "response", "stability", "testing", "training"]
 
 
 def checkout() -> Path:
@@ -181,8 +206,8 @@ def test_no_room_is_a_top_level_module() -> None:
 
 
 def test_importing_is_light() -> None:
-    heavy = ["numpy", "numba", "scipy", "matplotlib", "librosa", "soundfile", "safetensors", "typer"]
-    for line in ("import rnndsp", "import rnndsp.filters", "import rnndsp; dir(rnndsp); rnndsp.__version__"):
+    heavy = ["numpy", "numba", "scipy", "matplotlib", "librosa", "soundfile", "safetensors", "typer", "mido"]
+    for line in ("import rnndsp", "import rnndsp.filters, rnndsp.midi", "import rnndsp; dir(rnndsp); rnndsp.midi"):
         found = json.loads(
             python(f"{line}\nimport json, sys; print(json.dumps([m for m in {heavy} if m in sys.modules]))")
         )
@@ -246,7 +271,7 @@ def test_top_level_of_the_repository() -> None:
 
 def test_type_information_ships() -> None:
     assert (CORE / "py.typed").is_file()
-    for folder in (CORE, CORE / "filters"):
+    for folder in (CORE, CORE / "filters", CORE / "midi"):
         assert (folder / "__init__.pyi").is_file()
 
 
@@ -256,11 +281,12 @@ def test_type_information_ships() -> None:
 def test_public_names_are_frozen() -> None:
     assert sorted(rnndsp.__all__) == sorted(PUBLIC)
     assert sorted(rnndsp.filters.__all__) == sorted(PUBLIC_FILTERS)
+    assert sorted(rnndsp.midi.__all__) == sorted(PUBLIC_MIDI)
     assert set(PUBLIC) <= set(dir(rnndsp)) and set(PUBLIC_FILTERS) <= set(dir(rnndsp.filters))
 
 
 def test_stubs_agree_with_what_is_there() -> None:
-    for package in (rnndsp, rnndsp.filters):
+    for package in (rnndsp, rnndsp.filters, rnndsp.midi):
         stub = ast.parse((Path(package.__file__).parent / "__init__.pyi").read_text())
         for item in stub.body:
             if not isinstance(item, ast.ImportFrom):
@@ -285,6 +311,7 @@ def public() -> dict[str, Any]:
     """Everything public by its dotted name: of the package, of the filters, and of the public modules."""
     found = {name: getattr(rnndsp, name) for name in PUBLIC}
     found |= {f"filters.{name}": getattr(rnndsp.filters, name) for name in PUBLIC_FILTERS}
+    found |= {f"midi.{name}": getattr(rnndsp.midi, name) for name in PUBLIC_MIDI}
     for module in MODULES:
         names = getattr(rnndsp, module).__all__
         found |= {f"{module}.{name}": getattr(getattr(rnndsp, module), name) for name in names}

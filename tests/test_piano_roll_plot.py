@@ -66,8 +66,8 @@ def test_notes_are_drawn_where_they_are(ax, piece):
 
 def test_bars_and_pitches_have_names(ax, piece):
     piano_roll_plot(piece, ax=ax)
-    # one bar of three beats, one of four, of which three sound
-    assert ticks(ax.xaxis) == {"1": 0, "2": 3}
+    # a pickup of three beats, then a bar of four, of which three sound
+    assert ticks(ax.xaxis) == {"0": 0, "1": 3}
     assert ax.get_xlim() == (0, 7)
     assert ticks(ax.yaxis) == {"C2": 36, "C3": 48, "C4": 60}
     assert ax.get_title(loc="left") == "Tune"
@@ -119,3 +119,12 @@ def test_no_notes(ax):
 def test_without_axes_one_figure_is_opened(piece):
     artists = piano_roll_plot(piece)
     assert [pyplot.figure(n) for n in pyplot.get_fignums()] == [artists[0].figure]
+
+
+@pytest.mark.parametrize("name", ["$\\frac$", "_hidden", "a < b & c"])
+def test_any_name_can_be_drawn(ax, name):
+    notes = [(0, 480, 60, 80)]
+    piece = Piece((Track(notes, name=name), Track(notes, name=name)), name=name)
+    piano_roll_plot(piece, ax=ax)
+    ax.figure.canvas.draw()
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == [name, name]

@@ -17,6 +17,7 @@ from rnndsp.filters.lstm import LSTM
 from rnndsp.framed import Framed
 from rnndsp.response import impulse_response
 from rnndsp.statespace import DelayStateSpace, StateSpace, gain
+from rnndsp.training import Epoch
 
 matplotlib.use("Agg")
 from matplotlib import pyplot  # after the choice of backend
@@ -249,6 +250,43 @@ def test_spectrogram_of_a_sine(ax):
     plots.spectrogram_plot(np.zeros((100, 2)), RATE, ax=ax)
     with pytest.raises(ParameterError, match="n_channels"):
         plots.spectrogram_plot(np.zeros(0), RATE, ax=ax)
+
+
+# ---- training
+
+
+def history(losses, validation):
+    return [Epoch(a, b, 1.0) for a, b in zip(losses, validation, strict=True)]
+
+
+def test_losses_against_epochs(ax):
+    training, validation, best = plots.history_plot(history([3, 2, 1.5], [2.5, 2.25, 2.375]), ax=ax)
+    np.testing.assert_array_equal(points(training), [1 + 3j, 2 + 2j, 3 + 1.5j])
+    np.testing.assert_array_equal(points(validation), [1 + 2.5j, 2 + 2.25j, 3 + 2.375j])
+    np.testing.assert_array_equal(points(best), [2 + 2.25j])
+    assert training.get_linestyle() != validation.get_linestyle()
+    assert ax.get_yscale() == "linear"
+    assert ax.get_title() == "3 epochs, the best is 2"
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["training", "validation", "best epoch"]
+    assert all(float(label) % 1 == 0 for label in tick_labels(ax.xaxis))
+
+
+def test_losses_that_fall_far_have_a_logarithmic_scale(ax):
+    plots.history_plot(history([100, 5, 1], [np.inf, 4, 2]), ax=ax)
+    assert ax.get_yscale() == "log" and {"2", "10", "50"} <= set(tick_labels(ax.yaxis))
+    below = plots.history_plot(history([100, 5, -1], [90, 4, 2]))[0].axes
+    assert below.get_yscale() == "linear"
+
+
+def test_without_validation_the_last_epoch_counts(ax):
+    _, _, best = plots.history_plot(history([3, 1, 2], [np.nan] * 3), ax=ax)
+    np.testing.assert_array_equal(points(best), [3 + 2j])
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["training", "last epoch"]
+
+
+def test_no_epochs_at_all(ax):
+    assert all(points(line).size == 0 for line in plots.history_plot([], ax=ax))
+    ax.figure.canvas.draw()
 
 
 # ---- the page
