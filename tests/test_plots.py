@@ -335,7 +335,7 @@ def test_a_filter_that_blows_up_still_has_a_page(tmp_path):
     wild = Feedback(gain(50.0), 3.0, delay=1, allow_unstable=True)
     with pytest.raises(NonFiniteError):
         wild(np.ones(1000))
-    page = report.analyze(wild, tmp_path, signal=np.ones(1000)).read_text(encoding="utf-8")
+    page = report.analyze(wild, tmp_path, signal=np.ones(5000)).read_text(encoding="utf-8")
     assert "blew up" in page and len(embedded(page)) == 4
 
 
