@@ -22,7 +22,7 @@ __all__ = ["run"]
 
 SAMPLE_RATE = 48000
 BLOCK_SIZE = 64
-DRIVE = 0.15
+DRIVE = 0.5
 TAIL_S = 2.5
 N_BARS, TEMPERATURE, SEED = 8, 0.75, 0
 
@@ -123,8 +123,8 @@ s, {played.speed:.0f} times real time, peak {played.peak_db:.1f} dB.</p>
 <figcaption><b>Dry.</b> As the synthesizer plays it.</figcaption></figure>
 <figure><audio controls src="chorale_wet.wav"></audio>
 <img alt="Spectrogram after overdrive and reverb" src="chorale_wet.png">
-<figcaption><b>Wet.</b> The overdrive adds harmonics to every note, the reverb lets chords run into each
-other.</figcaption></figure>
+<figcaption><b>Wet.</b> The overdrive presses loud chords together and adds overtones; the reverb lets chords run into
+each other.</figcaption></figure>
 </div>
 <h2>How well does it know Bach?</h2>
 <p>Negative log-likelihood of chorales on tunes it never heard, in nats a sixteenth; less is better.</p>

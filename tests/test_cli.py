@@ -114,7 +114,7 @@ def test_demo(folder):
     wet, _ = soundfile.read(demo / "chorale_wet.wav")
     assert rate == RATE and len(dry) == round((piece.duration_s + 1) * RATE) and len(wet) == len(dry) + 2.5 * RATE
     chain = named("overdrive", sample_rate=RATE) >> named("reverb:t60_s=2.5,mix=0.3", sample_rate=RATE)
-    again = chain(dry.astype(np.float32), controls={"drive": 0.15})
+    again = chain(dry.astype(np.float32), controls={"drive": 0.5})
     np.testing.assert_allclose(wet[: len(dry)], again, atol=1e-4)
     # what it has learnt, from the page
     scores = [float(value) for value in re.findall(r"<td>(\d+\.\d{3})</td>", page)]
