@@ -25,6 +25,7 @@ from rnndsp.errors import ParameterError, RnndspError
 from rnndsp.filter import Filter
 from rnndsp.stability import MARGIN, FrozenPoles, in_words
 from rnndsp.state import State
+from rnndsp.statespace import space
 
 if TYPE_CHECKING:
     from rnndsp.training import Epoch
@@ -502,6 +503,10 @@ def frequency_response_plot(
         has more than 500 states and no ``frequency`` is given, else none.
     """
     linear = filt.linearize(state, u, controls=controls)
+    pairs = list(product(range(linear.n_outputs), range(linear.n_inputs)))
+    # no more of it than is drawn
+    p, k = min(linear.n_outputs, len(STYLES)), min(linear.n_inputs, len(STYLES))
+    linear = space(linear.A, linear.B[:, :k], linear.C[:p], linear.D[:p, :k], linear.delays)
     rate = filt.sample_rate or 1.0
     dense = frequency is None and linear.n_states > MANY_STATES
     grid = np.geomspace(rate / 2000, rate / 2, 8192 if dense else 1024)
@@ -511,14 +516,13 @@ def frequency_response_plot(
     pieces = np.array_split(grid, 1 + grid.size * len(linear.A) ** 2 // 2**21)
     h = np.concatenate([linear.frequency_response(2 * np.pi * piece / rate) for piece in pieces])
     power = np.abs(h) ** 2
-    pairs = list(product(range(h.shape[1]), range(h.shape[2])))
     ax = _axes(ax)
     curves: list[Line2D] = []
     averages: list[Line2D] = []
     with np.errstate(divide="ignore"):
         db, mean_db = 10 * np.log10(power), 10 * np.log10(_third_octaves(grid, power)) if dense else None
     for (out, into), (color, style) in zip(pairs, STYLES, strict=False):
-        name = f"output {out + 1}" + (f", input {into + 1}" if h.shape[2] > 1 else "")
+        name = f"output {out + 1}" + (f", input {into + 1}" if k > 1 else "")
         if mean_db is None:
             curves += ax.plot(grid, db[:, out, into], style, color=color, label=name)
         else:
