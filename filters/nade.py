@@ -13,7 +13,7 @@ from rnndsp._checks import generator, whole_number
 from rnndsp._jit import kernel
 from rnndsp._mixing import accumulate, dot
 from rnndsp.activations import tanh
-from rnndsp.errors import ParameterError
+from rnndsp.errors import NonFiniteError, ParameterError
 from rnndsp.filter import Filter
 from rnndsp.stability import Boundedness
 from rnndsp.state import State
@@ -133,7 +133,7 @@ class NADE(Filter):
     Raises
     ------
     ParameterError
-        ``context`` is no filter, or has no more outputs than ``n_hidden``.
+        ``context`` is no filter, has latency, or no more outputs than ``n_hidden``.
 
     References
     ----------
@@ -167,8 +167,10 @@ class NADE(Filter):
                 f"n_hidden={self.n_hidden} leaves no bits of the {context.n_outputs} outputs of the context: it needs "
                 "one output a bit and one a hidden unit"
             )
+        if context.latency:
+            raise ParameterError(f"a context that is {context.latency} frames late would meet bits of later frames")
         self.n_inputs = context.n_inputs + self.n_outputs
-        self.latency, self.period = context.latency, context.period
+        self.period = context.period
 
     def _shapes(self) -> dict[str, tuple[int, ...]]:
         n, m = self.n_outputs, self.n_hidden
@@ -200,8 +202,8 @@ class NADE(Filter):
         rng : Generator
         temperature : float
             Divides the log-probabilities of these draws: 1 draws from the model, less keeps to what is likely, 0 takes
-            the likeliest. (Dividing the log-odds of each bit would rather empty the frames: of several bits, each
-            unlikely, but one of them sure to come, none would.)
+            the likeliest of each draw. (Dividing the log-odds of each bit would rather empty the frames: of several
+            bits, each unlikely, but one of them sure to come, none would.)
         allowed : function, optional
             Of the bits set so far, to which bits may be set; asked again after each bit that is.
 
@@ -213,11 +215,15 @@ class NADE(Filter):
         ------
         ParameterError
             A context of another shape, or a negative temperature.
+        NonFiniteError
+            NaN in the context.
         """
         n = self.n_outputs
         frame = np.asarray(context, np.float64)
         if frame.shape != (n + self.n_hidden,):
             raise ParameterError(f"context of shape {frame.shape} must be one frame, ({n + self.n_hidden},)")
+        if np.isnan(frame).any():
+            raise NonFiniteError("the context holds NaN")
         if not 0 <= temperature < np.inf:
             raise ParameterError(f"{temperature=} must be a number of at least 0")
         V, U, L = (self._own[name] for name in "VUL")
@@ -226,7 +232,10 @@ class NADE(Filter):
         while first < n:
             y = odds[first:] + U[first:] @ np.tanh(entry)
             if allowed is not None:
-                y[~allowed(bits)[first:]] = -np.inf
+                may = np.asarray(allowed(bits.copy()))
+                if may.shape != (n,):
+                    raise ParameterError(f"allowed gives {may.shape}, must give one truth value a bit, ({n},)")
+                y[np.logical_not(may[first:])] = -np.inf
             # none of the bits before; the last entry is that no bit is set any more
             none = np.concatenate([[0], -np.cumsum(np.logaddexp(0, y))])
             likely = np.append(none[:-1] - np.logaddexp(0, -y), none[-1]) + temperature * rng.gumbel(size=len(none))

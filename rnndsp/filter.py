@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 __all__ = ["Control", "Filter", "Gradient", "Tape"]
 
 Controls = Mapping[str, ArrayLike]
+
+_DERIVING = threading.RLock()
 
 # Numbers that a state may hold, 46 minutes of delay at 48 kHz: what asks for more is a slip or a damaged file.
 MAX_STATES = 2**27
@@ -394,9 +397,11 @@ class Filter(ABC):
         return y, memory
 
     def _derived(self, key: Any, make: Callable[[], Any]) -> Any:
-        """Private arrays for the kernels, computed once."""
+        """Private arrays for the kernels, computed once, also when several threads ask."""
         if key not in self._cache:
-            self._cache[key] = make()
+            with _DERIVING:
+                if key not in self._cache:
+                    self._cache[key] = make()
         return self._cache[key]
 
     # ---- the interface

@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -18,6 +19,7 @@ from threadpoolctl import threadpool_limits
 
 from rnndsp import formats
 from rnndsp._checks import whole_number
+from rnndsp._files import check_writable
 from rnndsp.errors import FormatError, NonFiniteError, ParameterError
 from rnndsp.filter import Filter
 
@@ -161,10 +163,11 @@ def fit(
         and of one dtype, in which the filter is computed; NaN in the latter where nothing is wanted. A function is
         called at the start of every epoch with a random generator and returns such a sequence: for augmentation.
     loss : function
-        Of output and target, to the loss of each frame and the derivative of their sum by the output:
-        :func:`bernoulli`, :func:`squared` or one of your own.
+        Of output and target, (voices, n_frames, n_outputs), to the loss of each frame and the derivative of their sum
+        by the output: :func:`bernoulli`, :func:`squared` or one of your own. Where the target is NaN both must be 0,
+        as shorter sequences of a batch are padded with it. It is called from several threads at once.
     validation : sequence of pairs
-        The weights of the epoch with the least loss here are those that are returned.
+        The weights with the least loss here are those that are returned; the first ones may be.
     n_epochs, batch_size : int
     rate : float
         η at the start.
@@ -189,52 +192,67 @@ def fit(
     Raises
     ------
     ParameterError
-        Data that do not fit the filter or each other, a setting out of range, or a checkpoint of another training.
+        Data that do not fit the filter or each other, a setting out of range, a checkpoint of another training, or a
+        step that makes a linear feedback loop unstable which was made without ``allow_unstable``.
     NonFiniteError
-        The loss is not a number any more; the checkpoint, if any, is that of the last good epoch.
+        Loss, gradient or weights are not finite any more; the checkpoint, if any, is that of the epoch before.
+    FormatError
+        A damaged checkpoint.
+
+    Notes
+    -----
+    A batch is cut into four parts, whatever the machine, computed by as many threads; meanwhile the BLAS of the whole
+    process runs on one thread each.
 
     References
     ----------
     D. Kingma, J. Ba (2015), "Adam: a method for stochastic optimization". I. Loshchilov, F. Hutter (2019), "Decoupled
     weight decay regularization".
     """
+    if not isinstance(filt, Filter):
+        raise ParameterError(f"{filt!r} is not a filter")
     n_epochs, batch_size = whole_number("n_epochs", n_epochs), whole_number("batch_size", batch_size)
-    for name, value in (("rate", rate), ("clip_norm", clip_norm)):
-        if not 0 < value < np.inf:
-            raise ParameterError(f"{name}={value!r} must be a positive number")
-    if not 0 <= weight_decay * rate < 1:
-        raise ParameterError(f"{weight_decay=} must be at least 0, and times the rate {rate} less than 1")
-    if patience is not None and not validation:
-        raise ParameterError(f"{patience=} needs validation data to look at")
+    seed = whole_number("seed", seed, least=0)
+    rate, clip_norm = _number("rate", rate), _number("clip_norm", clip_norm)
+    weight_decay = _number("weight_decay", weight_decay, may_be_zero=True)
+    if weight_decay * rate >= 1:
+        raise ParameterError(f"{weight_decay=} times the rate {rate} must be less than 1")
     tell = progress or (lambda done, total, text: None)
-    draw = _source(data, whole_number("seed", seed, least=0))
-    held_out = _checked(filt, validation)
-    first_epoch = _checked(filt, draw(1))
-    if not first_epoch:
-        raise ParameterError("there are no data to learn from")
-    run = _Run.start(filt)
-    path = None if checkpoint is None else Path(checkpoint)
-    label = _label(filt, first_epoch, held_out, loss, (n_epochs, batch_size, rate, weight_decay, clip_norm, seed))
-    if path is not None and path.exists():
-        run = _Run.load(path, filt, label)
+    draw = _source(data, seed)
+    first_epoch = _checked(filt, _some(draw(1)), "data")
+    held_out = _checked(filt, validation, "validation", first_epoch[0][0].dtype) if len(validation) else []
+    if patience is not None and whole_number("patience", patience) and not held_out:
+        raise ParameterError(f"{patience=} needs validation data to look at")
+    run = _Run.start(filt, evaluate(filt, held_out, loss) if held_out else np.inf)
+    path, label = None, ""
+    if checkpoint is not None:
+        path = Path(checkpoint)
+        check_writable(path, force=True)
+        settings = (n_epochs, batch_size, rate, weight_decay, clip_norm, seed)
+        label = _label(filt, (first_epoch, held_out), loss, settings)
+        if path.exists():
+            run = _Run.load(path, filt, label)
     per_epoch = -(-len(first_epoch) // batch_size)
     total = n_epochs * per_epoch
     # the shards share the processors already: threads of the BLAS inside each would only wait for each other
     with ThreadPoolExecutor(SHARDS) as pool, threadpool_limits(1, "blas"):
         while run.epoch < n_epochs and not (patience is not None and run.epoch - run.best >= patience):
             began = time.perf_counter()
-            pairs = _checked(filt, draw(run.epoch + 1)) if run.epoch else first_epoch
-            sums, counts = 0.0, 0
-            for place, batch in enumerate(_batches(pairs, batch_size, np.random.default_rng([seed, run.epoch, 1]))):
-                value, count, gradient = _gradient(pool, filt.replace(**run.params), batch, loss)
-                if not np.isfinite(value):
-                    raise NonFiniteError(f"the loss is {value} in epoch {run.epoch + 1}; try a rate below {rate}")
-                sums, counts = sums + value, counts + count
-                done = min(run.epoch * per_epoch + place, total - 1)
+            pairs = _checked(filt, _some(draw(run.epoch + 1)), "data") if run.epoch else first_epoch
+            batches = list(_batches(pairs, batch_size, np.random.default_rng([seed, run.epoch, 1])))
+            sums, counts, judged = 0.0, 0, float("nan")
+            for place, batch in enumerate(batches):
+                # an epoch of more or fewer batches than the first one takes as much of the whole
+                done = run.epoch * per_epoch + place * per_epoch // len(batches)
                 falling = 0.5 * (1 + np.cos(np.pi * done / total))
-                run.step(gradient, rate * (FINAL_RATE + (1 - FINAL_RATE) * falling), weight_decay, clip_norm)
+                with _exploding(run.epoch + 1, rate):
+                    value, count, gradient = _gradient(pool, filt.replace(**run.params), batch, loss)
+                    run.step(gradient, rate * (FINAL_RATE + (1 - FINAL_RATE) * falling), weight_decay, clip_norm)
+                sums, counts = sums + value, counts + count
                 tell(done + 1, total, run.text)
-            judged = evaluate(filt.replace(**run.params), held_out, loss) if held_out else float("nan")
+            if held_out:
+                with _exploding(run.epoch + 1, rate):
+                    judged = _finite("validation loss", evaluate(filt.replace(**run.params), held_out, loss))
             run.close(Epoch(sums / counts, judged, time.perf_counter() - began))
             if path is not None:
                 run.save(path, label)
@@ -254,13 +272,33 @@ def evaluate(filt: Filter, data: Sequence[Pair], loss: Loss) -> float:
         As in :func:`fit`.
     """
     total, count = 0.0, 0
-    for u, target in _checked(filt, data):
-        values, _ = loss(filt(u)[None], target[None])
-        total += float(values.sum(dtype=np.float64))
+    for u, target in _checked(filt, data, "data"):
+        with np.errstate(all="ignore"):
+            values, _ = loss(filt(u)[None], target[None])
+            total += float(values.sum(dtype=np.float64))
         count += _n_scored(target)
-    if not count:
-        raise ParameterError("there is no frame to score")
     return total / count
+
+
+def _number(name: str, value: Any, *, may_be_zero: bool = False) -> float:
+    if not isinstance(value, int | float | np.number) or not (0 < value < np.inf or (may_be_zero and value == 0)):
+        raise ParameterError(f"{name}={value!r} must be a positive number{', or 0' * may_be_zero}")
+    return float(value)
+
+
+@contextmanager
+def _exploding(epoch: int, rate: float) -> Iterator[None]:
+    """Say when it was, and what to do."""
+    try:
+        yield
+    except NonFiniteError as error:
+        raise NonFiniteError(f"epoch {epoch}: {error}; try a rate below {rate}") from error
+
+
+def _finite(what: str, value: float) -> float:
+    if not np.isfinite(value):
+        raise NonFiniteError(f"the {what} is {value}")
+    return value
 
 
 @dataclass
@@ -274,12 +312,13 @@ class _Run:
     n_steps: int
     history: list[Epoch]
     best: int
+    least: float
 
     @classmethod
-    def start(cls, filt: Filter) -> _Run:
+    def start(cls, filt: Filter, least: float) -> _Run:
         params = dict(filt.params)
         zero = {name: np.zeros(value.shape) for name, value in params.items()}
-        return cls(params, zero, dict(zero), params, 0, [], 0)
+        return cls(params, zero, dict(zero), params, 0, [], 0, least)
 
     @property
     def epoch(self) -> int:
@@ -295,7 +334,9 @@ class _Run:
 
     def step(self, gradient: dict[str, Array], rate: float, weight_decay: float, clip_norm: float) -> None:
         self.n_steps += 1
-        norm = np.sqrt(sum(float(np.sum(np.square(g, dtype=np.float64))) for g in gradient.values()))
+        with np.errstate(over="ignore"):
+            squares = [float(np.sum(np.square(g, dtype=np.float64))) for g in gradient.values()]
+        norm = _finite("norm of the gradient", np.sqrt(sum(squares)))
         scale = min(1.0, clip_norm / norm) if norm else 1.0
         bias1, bias2 = 1 - BETA1**self.n_steps, 1 - BETA2**self.n_steps
         changed = {}
@@ -304,19 +345,22 @@ class _Run:
             self.first[name] = BETA1 * self.first[name] + (1 - BETA1) * g
             self.second[name] = BETA2 * self.second[name] + (1 - BETA2) * g**2
             move = self.first[name] / bias1 / (np.sqrt(self.second[name] / bias2) + EPSILON)
-            changed[name] = ((1 - rate * weight_decay) * value - rate * move).astype(value.dtype)
+            with np.errstate(over="ignore"):
+                changed[name] = ((1 - rate * weight_decay) * value - rate * move).astype(value.dtype)
+            if not np.isfinite(changed[name]).all():
+                raise NonFiniteError(f"parameter {name} is not finite any more")
         self.params = changed
 
     def close(self, epoch: Epoch) -> None:
         """End an epoch; keep its weights where they are the best ones."""
         self.history.append(epoch)
-        earlier = [e.validation for e in self.history[:-1]]
-        if np.isnan(epoch.validation) or epoch.validation < min(earlier, default=np.inf):
-            self.kept, self.best = self.params, self.epoch
+        if np.isnan(epoch.validation) or epoch.validation < self.least:
+            self.kept, self.best, self.least = self.params, self.epoch, epoch.validation
 
     def save(self, path: Path, label: str) -> None:
         tensors = {f"{group}/{name}": value for group in _GROUPS for name, value in getattr(self, group).items()}
-        description = {"label": label, "n_steps": self.n_steps, "best": self.best, "history": self.history}
+        description = {"label": label, "history": self.history, "least": self.least}
+        description |= {"n_steps": self.n_steps, "best": self.best}
         formats.write(path, {"checkpoint": description}, tensors, force=True)
 
     @classmethod
@@ -329,8 +373,18 @@ class _Run:
             )
         try:
             rooms = {group: {name: tensors[f"{group}/{name}"] for name in filt.params} for group in _GROUPS}
+            for group, room in rooms.items():
+                for name, value in room.items():
+                    like = filt.params[name]
+                    kind = np.float64 if group in ("first", "second") else like.dtype
+                    sound = np.isfinite(value).all() and (group != "second" or np.all(value >= 0))
+                    if value.shape != like.shape or value.dtype != kind or not sound:
+                        raise ValueError(f"{group}/{name}")
             history = [Epoch(*map(float, row)) for row in description["history"]]
-            return cls(**rooms, n_steps=description["n_steps"], history=history, best=description["best"])
+            n_steps, best = (whole_number(name, description[name], least=0) for name in ("n_steps", "best"))
+            if best > len(history):
+                raise ValueError(f"{best=}")
+            return cls(**rooms, n_steps=n_steps, history=history, best=best, least=float(description["least"]))
         except (KeyError, TypeError, ValueError) as error:
             raise FormatError(f"{path} is a damaged checkpoint; delete it to start anew ({error!r})") from error
 
@@ -342,23 +396,42 @@ def _source(data: Data, seed: int) -> Callable[[int], Sequence[Pair]]:
     """The data of an epoch."""
     if callable(data):
         return lambda epoch: data(np.random.default_rng([seed, epoch, 0]))
-    return lambda epoch: data
+    pairs = list(data)
+    return lambda epoch: pairs
 
 
-def _checked(filt: Filter, data: Sequence[Pair]) -> list[tuple[Array, Array]]:
+def _some(pairs: Sequence[Pair]) -> Sequence[Pair]:
+    if not len(pairs):
+        raise ParameterError("there are no data to learn from")
+    return pairs
+
+
+def _checked(
+    filt: Filter, data: Sequence[Pair], what: str, dtype: np.dtype[Any] | None = None
+) -> list[tuple[Array, Array]]:
     pairs = [(np.asarray(u), np.asarray(target)) for u, target in data]
     for place, (u, target) in enumerate(pairs):
         if u.ndim != 2 or target.ndim != 2 or len(u) != len(target) or not len(u):
             raise ParameterError(
-                f"data[{place}] of shapes {u.shape} and {target.shape}: (n_frames, n_inputs) and (n_frames, n_outputs)"
+                f"{what}[{place}] of shapes {u.shape} and {target.shape}: "
+                "(n_frames, n_inputs) and (n_frames, n_outputs)"
             )
         if (u.shape[1], target.shape[1]) != (filt.n_inputs, filt.n_outputs):
             raise ParameterError(
-                f"data[{place}] has {u.shape[1]} inputs and {target.shape[1]} outputs, the filter {filt.n_inputs} "
+                f"{what}[{place}] has {u.shape[1]} inputs and {target.shape[1]} outputs, the filter {filt.n_inputs} "
                 f"and {filt.n_outputs}"
             )
-        if u.dtype != target.dtype or u.dtype != pairs[0][0].dtype:
-            raise ParameterError(f"data[{place}] of {u.dtype} and {target.dtype}: all must be of one dtype")
+        dtype = dtype or u.dtype
+        if dtype not in (np.float32, np.float64):
+            raise ParameterError(f"{what}[{place}] of {dtype}: float32 or float64")
+        if u.dtype != dtype or target.dtype != dtype:
+            raise ParameterError(f"{what}[{place}] of {u.dtype} and {target.dtype}: all must be of one dtype")
+        if not np.isfinite(u).all():
+            raise NonFiniteError(f"{what}[{place}]: an input is NaN or infinite")
+        if np.isinf(target).any():
+            raise NonFiniteError(f"{what}[{place}]: a target is infinite")
+    if not any(_n_scored(target) for _, target in pairs):
+        raise ParameterError(f"{what}: there is no frame to score")
     return pairs
 
 
@@ -389,9 +462,12 @@ def _gradient(
         u[voice, : len(signal)], target[voice, : len(wanted)] = signal, wanted
 
     def part(voices: Array) -> tuple[float, dict[str, Array]]:
-        tape = filt.tape(u[voices])
-        values, dy = loss(tape.y, target[voices])
-        return float(values.sum(dtype=np.float64)), tape.adjoint(dy / max(count, 1)).params
+        # what overflows is found below; a thread does not take this over from where it was started
+        with np.errstate(all="ignore"):
+            tape = filt.tape(u[voices])
+            values, dy = loss(tape.y, target[voices])
+            value = _finite("loss", float(values.sum(dtype=np.float64)))
+            return value, tape.adjoint(dy / max(count, 1)).params
 
     shards = np.array_split(np.arange(len(batch)), min(SHARDS, len(batch)))
     parts = list(pool.map(part, shards))
@@ -399,9 +475,11 @@ def _gradient(
     return sum((value for value, _ in parts), 0.0), count, total
 
 
-def _label(filt: Filter, data: Any, validation: Any, loss: Loss, settings: tuple[Any, ...]) -> str:
+def _label(filt: Filter, data: Any, loss: Loss, settings: tuple[Any, ...]) -> str:
     """A hash of all that decides how a training goes."""
-    digest = hashlib.sha256(json.dumps([formats.describe(filt), settings, loss.__qualname__]).encode())
-    for array in (*filt.params.values(), *(array for pair in (*data, *validation) for array in pair)):
+    shapes = [[[(array.shape, array.dtype.name) for array in pair] for pair in pairs] for pairs in data]
+    name = getattr(loss, "__qualname__", type(loss).__qualname__)
+    digest = hashlib.sha256(json.dumps([formats.describe(filt), settings, name, shapes]).encode())
+    for array in (*filt.params.values(), *(array for pairs in data for pair in pairs for array in pair)):
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
