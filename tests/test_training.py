@@ -631,7 +631,7 @@ def test_nowhere_to_write_is_told_early(tmp_path):
 
 
 def test_a_folder_is_no_checkpoint(tmp_path):
-    with pytest.raises(ParameterError, match="is not a file"):
+    with pytest.raises(ParameterError, match="is a folder"):
         train("data", checkpoint=tmp_path)
 
 
