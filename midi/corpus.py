@@ -23,6 +23,7 @@ SUFFIXES = (".mid", ".midi")
 HELD_OUT = 0.1  # of all pieces, for each of validation and test
 VOICES = ("Soprano", "Alto", "Tenor", "Bass")
 CHOIR = 52
+MOST_BEATS = 30_000  # four hours at 120 a minute
 VELOCITY = 80
 TICKS_PER_BEAT = 480
 BPM = 72
@@ -143,7 +144,8 @@ def read_folder(folder: StrPath, *, seed: int = 0) -> Corpus:
         raise ParameterError(f"{met}, and three at least are needed, one for each part{_listed(refused)}")
     parts = _split(list(same.values()), rng)
     train, validation, test = (tuple(pieces[i] for i in part) for part in parts)
-    return Corpus(train, validation, test, root.resolve().name, tuple(refused), len(pieces) - len(same))
+    name = os.fsencode(root.resolve().name).decode(errors="replace")
+    return Corpus(train, validation, test, name, tuple(refused), len(pieces) - len(same))
 
 
 def _found(root: Path) -> tuple[list[str], list[tuple[str, str]]]:
@@ -172,6 +174,8 @@ def _melodic(path: Path) -> Piece:
     piece = read(path)
     if all(track.is_drum for track in piece.tracks):
         raise FormatError("only drums")
+    if piece.n_beats > MOST_BEATS:
+        raise FormatError(f"lasts {piece.n_beats:.0f} beats, more than {MOST_BEATS}; cut it")
     return piece
 
 

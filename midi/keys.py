@@ -13,9 +13,9 @@ __all__ = ["Key", "estimate_key"]
 
 NAMES = ("C", "C#", "D", "Eb", "E", "F", "F#", "G", "Ab", "A", "Bb", "B")
 
-# how well each pitch class fits C major and C minor, as listeners rated them (Krumhansl and Kessler 1982)
-_MAJOR = (6.35, 2.23, 3.48, 2.33, 4.38, 4.09, 2.52, 5.19, 2.39, 3.66, 2.29, 2.88)
-_MINOR = (6.33, 2.68, 3.52, 5.38, 2.60, 3.53, 2.54, 4.75, 3.98, 2.69, 3.34, 3.17)
+# how often each degree of the scale comes in the chords of music in major and in minor, per cent (Budge 1943)
+_MAJOR = 16.80, 0.86, 12.95, 1.41, 13.49, 11.93, 1.25, 20.28, 1.80, 8.04, 0.62, 10.57
+_MINOR = 18.16, 0.69, 12.99, 13.34, 1.07, 11.15, 1.38, 21.07, 7.49, 1.53, 0.92, 10.21
 
 
 class Key(NamedTuple):
@@ -54,7 +54,9 @@ def estimate_key(piece: Piece) -> Key:
 
     References
     ----------
-    C. Krumhansl (1990), "Cognitive foundations of musical pitch", chapter 4.
+    C. Krumhansl (1990), "Cognitive foundations of musical pitch", chapter 4: the method. H. Bellman (2006), "About the
+    determination of key of a musical excerpt": the profiles, after counts by H. Budge (1943). On the last bass notes of
+    Bach's chorales they agree more often than Krumhansl's.
     """
     tracks = [track.notes for track in piece.tracks if not track.is_drum]
     pitch = np.concatenate([np.zeros(0, np.int64), *(notes["pitch"].astype(np.int64) for notes in tracks)])

@@ -29,7 +29,7 @@ __all__ = ["CELLS", "Training", "checkpoints", "train"]
 
 CELLS = {"elman": Elman, "gru": GRU, "lstm": LSTM}
 # Longer pieces are learnt in parts, each from rest; they are judged whole.
-MAX_FRAMES = 512
+PART_FRAMES = 512
 BATCH_SIZE, RATE, WEIGHT_DECAY = 2, 4e-3, 0.2
 # How far the first weights on the past lie below the usual ones: the notes of the last frame are many inputs at once.
 FLAT_SCALE = 0.1
@@ -111,15 +111,22 @@ def train(
     Raises
     ------
     ParameterError
-        An unknown cell, a setting out of range, or the checkpoint of another training.
+        An unknown cell, a setting out of range, a part of the corpus without pieces, or the checkpoint of another
+        training.
     """
     if cell not in CELLS:
         raise ParameterError(f"{cell=} is unknown; choose one of {sorted(CELLS)}")
     parts = corpus.train, corpus.validation, corpus.test
-    rolls = [[_in_c(piece).roll(steps_per_beat).merged() for piece in part] for part in parts]
+    if not all(parts):
+        raise ParameterError(f"{corpus} has an empty part: each of the three needs a piece")
+    Frames(steps_per_beat, 0, 128)  # or it refuses the grid
+    manner = _manner(corpus.train, steps_per_beat)
+    rolls = [[_roll(piece, steps_per_beat) for piece in part] for part in parts]
     frames = _frames([roll for part in rolls for roll in part], steps_per_beat)
     learnt, validation, test = ([frames.example(roll) for roll in part] for part in rolls)
-    pieces = [(u[i : i + MAX_FRAMES], x[i : i + MAX_FRAMES]) for u, x in learnt for i in range(0, len(u), MAX_FRAMES)]
+    pieces = [
+        (u[i : i + PART_FRAMES], x[i : i + PART_FRAMES]) for u, x in learnt for i in range(0, len(u), PART_FRAMES)
+    ]
     marginals = _marginals([x for _, x in learnt])
     k, n = frames.n_inputs, 2 * frames.n_pitches
     flat = Dense(k, n + whole_number("n_hidden", n_hidden, least=0), seed=seed)
@@ -149,7 +156,7 @@ def train(
         "linear, same head": evaluate(linear.filter, test, bernoulli),
         f"{cell.upper()}-{n_units}": evaluate(fit.filter, test, bernoulli),
     }
-    about = {"corpus": corpus.name, "n_pieces": len(corpus.train), **_manner(corpus.train), "nats_a_frame": scores}
+    about = {"corpus": corpus.name, "n_pieces": len(corpus.train), **manner, "nats_a_frame": scores}
     # it was computed in single precision all along
     head = fit.filter.replace(**{name: value.astype(np.float32) for name, value in fit.filter.params.items()})
     return Training(MusicModel(head, frames, about), scores, fit)
@@ -164,6 +171,13 @@ def _in_c(piece: Piece) -> Piece:
     return piece
 
 
+def _roll(piece: Piece, steps_per_beat: int) -> Roll:
+    try:
+        return _in_c(piece).roll(steps_per_beat).merged()
+    except ParameterError as error:
+        raise ParameterError(f"piece {piece.name!r}: {error}") from error
+
+
 def _frames(rolls: Sequence[Roll], steps_per_beat: int) -> Frames:
     """Frames that hold all the pitches of all pieces."""
     heard = np.any([roll.sounding[0].any(axis=0) for roll in rolls], axis=0)
@@ -171,25 +185,27 @@ def _frames(rolls: Sequence[Roll], steps_per_beat: int) -> Frames:
     return Frames(steps_per_beat, lowest, highest - lowest + 1)
 
 
-def _manner(pieces: Sequence[Piece]) -> dict[str, Any]:
-    """How to play: tempo, meter and instrument that most pieces begin with."""
-    meters = Counter(piece.meters[0][1:] for piece in pieces)
+def _manner(pieces: Sequence[Piece], steps_per_beat: int) -> dict[str, Any]:
+    """How to play: tempo, meter, pickup and instrument that most pieces begin with."""
     programs = Counter(track.program for piece in pieces for track in piece.tracks if not track.is_drum)
-    pickups = Counter(_pickup_beats(piece) for piece in pieces)
-    tempo = float(np.median([piece.tempos[0][1] for piece in pieces]))
+    beginnings = Counter(form for piece in pieces if (form := _beginning(piece, steps_per_beat)))
+    if not beginnings:
+        raise ParameterError(f"{steps_per_beat=}: no piece has bars of a whole number of steps; take more of them")
+    (numerator, denominator, pickup), _ = beginnings.most_common(1)[0]
     return {
-        "tempo_bpm": round(6e7 / tempo, 2),
-        "meter": list(meters.most_common(1)[0][0]),
-        "pickup_beats": pickups.most_common(1)[0][0],
+        "tempo_bpm": round(6e7 / float(np.median([piece.tempos[0][1] for piece in pieces])), 2),
+        "meter": [numerator, denominator],
+        "pickup_beats": pickup / steps_per_beat,
         "program": programs.most_common(1)[0][0],
     }
 
 
-def _pickup_beats(piece: Piece) -> float:
-    """Quarter notes from the first note to the bar line; 0 where it stands on one."""
+def _beginning(piece: Piece, steps_per_beat: int) -> tuple[int, int, int] | None:
+    """Numerator and denominator of the first meter with notes, and the steps from the first note to its bar line."""
     first = min(int(track.notes["start"].min(initial=piece.end)) for track in piece.tracks if not track.is_drum)
-    _, numerator, denominator = [meter for meter in piece.meters if meter[0] <= first][-1]
-    return float(-piece.positions(first) % (4 * numerator / denominator))
+    _, a, b = [meter for meter in piece.meters if meter[0] <= max(first, piece.pickup)][-1]
+    bar, rest = divmod(4 * a * steps_per_beat, b)
+    return None if rest else (a, b, round(float(-piece.positions(first)) * steps_per_beat) % bar)
 
 
 def checkpoints(path: str | os.PathLike[str]) -> tuple[Path, Path]:
@@ -219,17 +235,21 @@ def _log_odds(hits: ArrayLike, chances: ArrayLike) -> NDArray[np.float32]:
 
 
 def _marginals(bits: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
-    every = np.concatenate(bits)
-    return _log_odds(np.nansum(every, axis=0), np.count_nonzero(~np.isnan(every), axis=0))
+    hits = sum(np.nansum(x, axis=0, dtype=np.float64) for x in bits)
+    return _log_odds(hits, sum(np.count_nonzero(~np.isnan(x), axis=0) for x in bits))
 
 
 def _copying(frames: Frames, examples: Sequence[Example]) -> Callable[[NDArray[Any]], NDArray[Any]]:
     """The last frame again: one chance for any note to begin, one to go on, one to be struck again."""
     n = frames.n_pitches
-    u, bits = (np.concatenate(arrays) for arrays in zip(*examples, strict=True))
-    last, now, again = u[:, :n] > 0, bits[:, :n] > 0, bits[:, n:]
-    begin, go_on = (_log_odds(np.sum(now & where), np.sum(where)) for where in (~last, last))
-    strike = _log_odds(np.nansum(again), np.count_nonzero(~np.isnan(again)))
+    counts = np.zeros((3, 2), np.int64)  # of beginning, going on and striking again: hits and chances
+    for u, bits in examples:
+        last, now, again = u[:, :n] > 0, bits[:, :n] > 0, bits[:, n:]
+        for row, (hits, chances) in enumerate(
+            ((now & ~last, ~last), (now & last, last), (again > 0, ~np.isnan(again)))
+        ):
+            counts[row] += np.count_nonzero(hits), np.count_nonzero(chances)
+    begin, go_on, strike = _log_odds(counts[:, 0], counts[:, 1])
     return lambda u: np.hstack([np.where(u[:, :n] > 0, go_on, begin), np.full((len(u), n), strike)])
 
 

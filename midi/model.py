@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rnndsp import formats
-from rnndsp._checks import whole_number
+from rnndsp._checks import number, whole_number
 from rnndsp.engine import Cell
 from rnndsp.errors import FormatError, ParameterError
 from rnndsp.filter import Filter
@@ -24,11 +24,15 @@ from rnndsp.midi.roll import Roll
 
 __all__ = ["Frames", "MusicModel"]
 
+HABITS = {"corpus", "tempo_bpm", "meter", "pickup_beats", "program"}
+
 Bits = NDArray[np.bool_]
 Real = NDArray[np.float64]
 
 # Positions told apart in the bar, and before the end of the piece, in beats; what lies beyond counts as the last one.
 BAR_BEATS, END_BEATS = 8, 8
+# The finest grid.
+MOST_STEPS = 48
 # Of what is composed.
 MAX_FRAMES, TICKS_PER_STEP, VELOCITY = 2**16, 120, 80
 
@@ -57,10 +61,13 @@ class Frames:
     n_pitches: int
 
     def __post_init__(self) -> None:
-        whole_number("steps_per_beat", self.steps_per_beat)
-        top = whole_number("lowest", self.lowest, least=0) + whole_number("n_pitches", self.n_pitches)
-        if top > 128:
-            raise ParameterError(f"pitches from {self.lowest} to {top - 1}: MIDI's highest is 127")
+        for name, least in (("steps_per_beat", 1), ("lowest", 0), ("n_pitches", 1)):
+            object.__setattr__(self, name, whole_number(name, getattr(self, name), least))
+        if self.steps_per_beat > MOST_STEPS:
+            raise ParameterError(f"steps_per_beat={self.steps_per_beat}: at most {MOST_STEPS} are told apart")
+        if self.lowest + self.n_pitches > 128:
+            top = self.lowest + self.n_pitches - 1
+            raise ParameterError(f"pitches from {self.lowest} to {top}: MIDI's highest is 127")
 
     @property
     def lags(self) -> tuple[int, ...]:
@@ -74,6 +81,8 @@ class Frames:
 
     def planes(self, roll: Roll) -> tuple[Bits, Bits]:
         """Sounding pitches and onsets within the range, (n_frames, n_pitches) each, of all tracks but drums."""
+        if roll.steps_per_beat != self.steps_per_beat:
+            raise ParameterError(f"a roll of {roll.steps_per_beat} steps a beat, the frames have {self.steps_per_beat}")
         merged = roll.merged()
         within = slice(self.lowest, self.lowest + self.n_pitches)
         outside = np.delete(merged.sounding[0], np.r_[within], axis=1).any(axis=0)
@@ -128,7 +137,7 @@ class Frames:
         bits = np.hstack([sounding, np.where(held, onset, np.nan)])
         return u.astype(np.float32), bits.astype(np.float32)
 
-    def may_repeat(self, before: Bits, bits: Bits) -> Bits:
+    def allowed(self, before: Bits, bits: Bits) -> Bits:
         """Which bits may be set, given the pitches that sounded before and the bits set so far."""
         return np.concatenate([np.ones(self.n_pitches, bool), before & bits[: self.n_pitches]])
 
@@ -149,12 +158,15 @@ class MusicModel:
         Its context hears :meth:`Frames.past`; it gives the log-odds of every bit of the frame.
     frames : Frames
     about : mapping
-        What else is known, plain values: the tempo to play at, ``tempo_bpm``, and how the training went.
+        How to compose where nothing is said: ``tempo_bpm``, ``meter``, ``pickup_beats``, ``program`` (the instrument);
+        ``corpus``, the name of what it has learnt from; and what else is known, plain values.
     """
 
     filter: NADE
     frames: Frames
     about: Mapping[str, Any]
+
+    __hash__ = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
         if not isinstance(self.filter, NADE):
@@ -165,7 +177,12 @@ class MusicModel:
                 f"the head hears {self.filter.context.n_inputs} numbers and gives {self.filter.n_outputs} bits; such "
                 f"frames need {expected[0]} and {expected[1]}"
             )
+        if not isinstance(self.about, Mapping):
+            raise ParameterError(f"about={self.about!r} must be a mapping")
+        if missing := HABITS - set(self.about):
+            raise ParameterError(f"about={dict(self.about)} lacks {sorted(missing)}")
         object.__setattr__(self, "about", MappingProxyType(dict(self.about)))
+        self._form(1, None, None, None)
 
     def __repr__(self) -> str:
         return f"MusicModel({self.frames}, {dict(self.about)}, {self.filter!r})"
@@ -214,7 +231,7 @@ class MusicModel:
         try:
             return cls(filt, Frames(**music["frames"]), music["about"])  # type: ignore[arg-type]
         except (KeyError, TypeError, ValueError) as error:
-            raise FormatError(f"{path} does not describe a model of music: {error}") from error
+            raise FormatError(f"{path} does not describe a model of music: {error!r}") from error
 
     def generate(
         self,
@@ -255,29 +272,11 @@ class MusicModel:
         ParameterError
             A setting out of range, or no note came out: try another seed or a higher temperature.
         """
-        frames, rng = self.frames, np.random.default_rng(whole_number("seed", seed, least=0))
-        if not 0 <= temperature < np.inf:
+        rng, frames = np.random.default_rng(whole_number("seed", seed, least=0)), self.frames
+        if not 0 <= number("temperature", temperature) < np.inf:
             raise ParameterError(f"{temperature=} must be a number of at least 0; 1 is as learnt")
-        numerator, denominator = self.about["meter"] if meter is None else meter
-        pickup_beats = self.about["pickup_beats"] if pickup_beats is None else pickup_beats
-        header = Piece(
-            (Track(np.empty(0, NOTE), program=self.about["program"]),),
-            ticks_per_beat=TICKS_PER_STEP * frames.steps_per_beat,
-            meters=((0, numerator, denominator),),
-            name=f"after {self.about['corpus']}, {seed=}",
-        ).with_tempo(self.about["tempo_bpm"] if tempo_bpm is None else tempo_bpm)
-        bar = Fraction(4 * numerator * frames.steps_per_beat, denominator)
-        pickup = Fraction(pickup_beats) * frames.steps_per_beat
-        if not 0 <= pickup < bar or bar.denominator > 1 or pickup.denominator > 1:
-            raise ParameterError(
-                f"{pickup_beats=} in {numerator}/{denominator}: the pickup is shorter than a bar, and both are whole "
-                f"numbers of steps, {frames.steps_per_beat} a beat"
-            )
-        # the first bar begins with silence
-        lead = int(bar - pickup) if pickup else 0
-        n_frames = lead + int(pickup) + whole_number("n_bars", n_bars) * int(bar)
-        if n_frames > MAX_FRAMES:
-            raise ParameterError(f"{n_bars=} are {n_frames} frames, more than {MAX_FRAMES}; compose several pieces")
+        header, n_frames, lead = self._form(n_bars, meter, pickup_beats, tempo_bpm)
+        header = replace(header, name=f"after {self.about['corpus']}, {seed=}")
         positions = header.positions(np.arange(n_frames) * TICKS_PER_STEP)
         sounding = np.zeros((n_frames, frames.n_pitches), bool)
         onset, before = sounding.copy(), np.zeros(frames.n_pitches, bool)
@@ -285,20 +284,56 @@ class MusicModel:
         for t in range(n_frames):
             past = frames.past(sounding, onset, positions, n_frames, np.array([t]))
             heard = context.process(past.astype(np.float32))[0]
-            may = partial(frames.may_repeat, before)
             if t < lead:
                 continue
-            bits = self.filter.sample(heard, rng, temperature=temperature, allowed=may)
+            allowed = partial(frames.allowed, before)
+            bits = self.filter.sample(heard, rng, temperature=temperature, allowed=allowed)
             sounding[t], again = np.split(bits, 2)
             onset[t] = sounding[t] & (~before | again)
             before = sounding[t]
         if not onset.any():
             raise ParameterError(f"{seed=} and {temperature=} gave only silence; try others")
-        if lead:  # in a file a pickup is a short bar
-            part = Fraction(int(pickup), 4 * frames.steps_per_beat)
-            meters = (0, part.numerator, part.denominator), (int(pickup) * TICKS_PER_STEP, numerator, denominator)
-            header = replace(header, meters=meters)
-        return frames.roll(sounding[lead:], onset[lead:], header).piece().transposed(transpose)
+        header, cut = _pickup_bar(header, lead)
+        return frames.roll(sounding[cut:], onset[cut:], header).piece().transposed(transpose)
+
+    def _form(
+        self, n_bars: int, meter: tuple[int, int] | None, pickup_beats: float | None, tempo_bpm: float | None
+    ) -> tuple[Piece, int, int]:
+        """An empty piece of the meter and tempo, its length in frames, and how many of them come before the pickup."""
+        k = self.frames.steps_per_beat
+        meter = self.about["meter"] if meter is None else meter
+        pickup_beats = number("pickup_beats", self.about["pickup_beats"] if pickup_beats is None else pickup_beats)
+        tempo_bpm = number("tempo_bpm", self.about["tempo_bpm"] if tempo_bpm is None else tempo_bpm)
+        if not isinstance(meter, tuple | list) or len(meter) != 2:
+            raise ParameterError(f"{meter=} must be two whole numbers, (4, 4) say")
+        track = Track(np.empty(0, NOTE), program=self.about["program"])
+        header = Piece((track,), TICKS_PER_STEP * k, meters=((0, *meter),)).with_tempo(tempo_bpm)
+        _, numerator, denominator = header.meters[0]
+        bar, rest = divmod(4 * k * numerator, denominator)
+        if rest:
+            raise ParameterError(f"{meter=}: a bar must be a whole number of steps, of {k} a beat")
+        pickup = round(pickup_beats * k) if abs(pickup_beats) < bar else bar
+        if not 0 <= pickup < bar or abs(pickup - pickup_beats * k) > 1e-6:
+            raise ParameterError(
+                f"{pickup_beats=}: it must be less than a bar of {numerator}/{denominator}, and a whole number of "
+                f"steps, of {k} a beat"
+            )
+        # the first bar begins with silence
+        n_frames = whole_number("n_bars", n_bars) * bar + (bar if pickup else 0)
+        if n_frames > MAX_FRAMES:
+            raise ParameterError(f"{n_bars=} are {n_frames} frames, more than {MAX_FRAMES}; compose several pieces")
+        return header, n_frames, bar - pickup if pickup else 0
+
+
+def _pickup_bar(header: Piece, lead: int) -> tuple[Piece, int]:
+    """Of a first bar that begins with silent steps only the beats with notes, as a short bar; and the steps cut off."""
+    _, numerator, denominator = header.meters[0]
+    beat = Fraction(4 * header.ticks_per_beat, denominator * TICKS_PER_STEP)
+    beats = next(n for n in range(1, numerator + 1) if (numerator - n) * beat <= lead and (n * beat).denominator == 1)
+    if beats == numerator:
+        return header, 0
+    meters = (0, beats, denominator), (int(beats * beat) * TICKS_PER_STEP, numerator, denominator)
+    return replace(header, meters=meters), int((numerator - beats) * beat)
 
 
 def _delayed(plane: Bits, frames: NDArray[np.int64]) -> Bits:

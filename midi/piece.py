@@ -186,10 +186,19 @@ class Piece:
         place = _place(changes, ticks)
         return np.asarray((passed[place] + (ticks - changes[place]) * tempos[place]) / (1e6 * self.ticks_per_beat))
 
+    @property
+    def pickup(self) -> int:
+        """Ticks of a pickup, a first bar that a change of meter cuts shorter than the bar after it; else 0."""
+        for tick, numerator, denominator in self.meters[1:2]:
+            if tick * denominator < 4 * self.ticks_per_beat * numerator:
+                return tick
+        return 0
+
     def positions(self, ticks: ArrayLike) -> NDArray[np.float64]:
         """Beats (quarter notes) of ticks since the last bar line, through the meter map.
 
-        A change of meter begins a new bar at its tick, and cuts the bar before it short: so a pickup looks in a file.
+        A change of meter begins a new bar at its tick, and cuts the bar before it short. A :attr:`pickup` is the end of
+        a bar of the meter that follows, so its last beat in 4/4 is at position 3.
 
         Parameters
         ----------
@@ -197,6 +206,8 @@ class Piece:
         """
         changes, numerators, denominators = np.array(self.meters, np.int64).T
         place = _place(changes, ticks)
+        if self.pickup:
+            place = np.maximum(place, 1)
         # in units in which both a tick and a bar are whole
         since = (np.asarray(ticks) - changes[place]) * denominators[place]
         bar = 4 * self.ticks_per_beat * numerators[place]

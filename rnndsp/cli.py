@@ -208,7 +208,7 @@ def filters() -> None:
 @train_app.command("music")
 def train_music(
     source: Annotated[
-        str, typer.Argument(metavar="FOLDER", help="Folder of MIDI files, or 'chorales' for the bundled ones of Bach.")
+        str, typer.Argument(metavar="FOLDER", help="Folder of MIDI files, or 'chorales' for Bach's, which are bundled.")
     ],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="MODEL", help="File to write the model to.")],
     cell: Annotated[str, typer.Option(metavar="gru|lstm|elman", help="The recurrent cell.")] = "gru",
@@ -238,10 +238,10 @@ def train_music(
     for name, reason in corpus.refused:
         typer.echo(f"left out {name}: {reason}", err=True)
     typer.echo(corpus)
-    checkpoint = output.with_name(f"{output.stem}.checkpoint.safetensors")
+    checkpoint = output.with_name(f"{output.name}.checkpoint")
     written = midi.checkpoints(checkpoint)
-    if any(path.exists() for path in written):
-        typer.echo(f"going on from {checkpoint}")
+    if left := [str(path) for path in written if path.exists()]:
+        typer.echo(f"going on from {' and '.join(left)}")
     try:
         with progress_bar("training") as progress:
             done = midi.train(
@@ -255,8 +255,13 @@ def train_music(
                 progress=progress,
             )
     except KeyboardInterrupt:
-        typer.echo(f"interrupted; the same command goes on from {checkpoint}", err=True)
+        kept = any(path.exists() for path in written)
+        typer.echo("interrupted; " + ("the same command goes on" if kept else "nothing was learnt yet"), err=True)
         raise typer.Exit(130) from None
+    except RnndspError as error:
+        if left:
+            raise ParameterError(f"{error}. To start anew, delete {' and '.join(left)}") from error
+        raise
     done.model.save(output, force=force)
     for path in written:
         path.unlink(missing_ok=True)
@@ -285,18 +290,23 @@ def generate(
     from rnndsp import audio, midi, notebook
     from rnndsp._files import check_writable, writing
 
+    check_writable(output, force=force)
     sound, picture = (output.with_suffix(suffix) for suffix in (".wav", ".png"))
     wanted = [output, *([sound] * wav), *([picture] * png)]
+    if len({path.resolve() for path in (model, *wanted)}) < 1 + len(wanted):
+        raise ParameterError(f"{', '.join(map(str, (model, *wanted)))}: two of them are the same file; name another")
     for path in wanted:
         check_writable(path, force=force)
     piece = midi.MusicModel.load(model).generate(
         n_bars, temperature=temperature, seed=seed, tempo_bpm=tempo_bpm, transpose=transpose
     )
+    # all of it before the first file is written
+    heard = midi.render(piece) if wav else None
+    drawing = notebook.drawn(lambda ax: midi.piano_roll_plot(piece, ax=ax), 12, 4)[1] if png else None
     midi.write(piece, output, force=force)
-    if wav:
-        audio.write(sound, midi.render(piece), 44100, subtype="PCM_16", force=force)
-    if png:
-        _, drawing = notebook.drawn(lambda ax: midi.piano_roll_plot(piece, ax=ax), 12, 4)
+    if heard is not None:
+        audio.write(sound, heard, 44100, subtype="PCM_16", force=force)
+    if drawing is not None:
         with writing(picture, force=force) as temporary:
             temporary.write_bytes(drawing)
     typer.echo(f"{', '.join(map(str, wanted))}: {piece.n_notes} notes, {piece.duration_s:.1f} s")

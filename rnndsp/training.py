@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from threadpoolctl import threadpool_limits
 
 from rnndsp import formats
-from rnndsp._checks import whole_number
+from rnndsp._checks import number, whole_number
 from rnndsp._files import check_writable
 from rnndsp.errors import FormatError, NonFiniteError, ParameterError
 from rnndsp.filter import Filter
@@ -213,10 +213,11 @@ def fit(
         raise ParameterError(f"{filt!r} is not a filter")
     n_epochs, batch_size = whole_number("n_epochs", n_epochs), whole_number("batch_size", batch_size)
     seed = whole_number("seed", seed, least=0)
-    rate, clip_norm = _number("rate", rate), _number("clip_norm", clip_norm)
-    weight_decay = _number("weight_decay", weight_decay, may_be_zero=True)
-    if weight_decay * rate >= 1:
-        raise ParameterError(f"{weight_decay=} times the rate {rate} must be less than 1")
+    weight_decay = number("weight_decay", weight_decay)
+    if (rate := number("rate", rate)) <= 0 or (clip_norm := number("clip_norm", clip_norm)) <= 0:
+        raise ParameterError(f"{rate=} and {clip_norm=} must be positive")
+    if not 0 <= weight_decay * rate < 1:
+        raise ParameterError(f"{weight_decay=} must be at least 0, and times the rate {rate} less than 1")
     tell = progress or (lambda done, total, text: None)
     draw = _source(data, seed)
     first_epoch = _checked(filt, _some(draw(1)), "data")
@@ -278,12 +279,6 @@ def evaluate(filt: Filter, data: Sequence[Pair], loss: Loss) -> float:
             total += float(values.sum(dtype=np.float64))
         count += _n_scored(target)
     return total / count
-
-
-def _number(name: str, value: Any, *, may_be_zero: bool = False) -> float:
-    if not isinstance(value, int | float | np.number) or not (0 < value < np.inf or (may_be_zero and value == 0)):
-        raise ParameterError(f"{name}={value!r} must be a positive number{', or 0' * may_be_zero}")
-    return float(value)
 
 
 @contextmanager

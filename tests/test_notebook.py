@@ -248,7 +248,8 @@ def test_a_piece_of_too_many_bars_to_draw():
 
 def test_a_model_and_its_training():
     frames = Frames(4, 60, 3)
-    model = MusicModel(NADE(Dense(frames.n_inputs, 8, seed=0), n_hidden=2), frames, {"corpus": EVIL})
+    about = {"corpus": EVIL, "tempo_bpm": 60, "meter": [4, 4], "pickup_beats": 0, "program": 0}
+    model = MusicModel(NADE(Dense(frames.n_inputs, 8, seed=0), n_hidden=2), frames, about)
     text = shown(model_html(model))
     assert "60 to 62" in text and "4 steps a beat" in text and EVIL in text and "NADE" in text
     fit = Fit(model.filter, (Epoch(3.0, 2.5, 0.5),), 1)
