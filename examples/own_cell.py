@@ -1,7 +1,7 @@
 """Write your own cell, look at its poles, and teach it to follow the envelope of a sound.
 
 The cell is a leaky one whose units have time constants of their own, spread from fast to slow. That is all one has to
-write: the unit, and its adjoint. Run it: ``python examples/own_cell.py own_cell.png``, half a minute.
+write: the unit, and its adjoint. Run it: ``python examples/own_cell.py own_cell.png``, some ten seconds.
 
 H. Jaeger et al. (2007), "Optimization and applications of echo state networks with leaky-integrator neurons".
 """

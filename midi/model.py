@@ -128,13 +128,14 @@ class Frames:
         u : ndarray of float32, shape (n_frames, n_inputs + 2 n_pitches)
             The past of every frame, and the frame.
         bits : ndarray of float32, shape (n_frames, 2 n_pitches)
-            s and r; NaN where r does not apply.
+            s and r; NaN where r does not apply, and before the first note, as where a piece begins is given.
         """
         sounding, onset = self.planes(roll)
         frames = np.arange(len(sounding))
         held = np.vstack([np.zeros((1, self.n_pitches), bool), sounding[:-1]]) & sounding
         u = np.hstack([self.past(sounding, onset, roll.positions, len(frames), frames), sounding, held & onset])
         bits = np.hstack([sounding, np.where(held, onset, np.nan)])
+        bits[: np.argmax(sounding.any(axis=1))] = np.nan
         return u.astype(np.float32), bits.astype(np.float32)
 
     def allowed(self, before: Bits, bits: Bits) -> Bits:

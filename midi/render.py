@@ -66,7 +66,7 @@ def render(
     n_frames = round((piece.duration_s + TAIL_S) * sample_rate)
     try:
         y = _mixed(_fluidsynth(parts, sample_rate, soundfont), n_frames, sample_rate)
-    except Exception as error:  # of a library that need not be there, nor work
+    except (ImportError, AttributeError, OSError, ValueError) as error:  # no library, a broken one, or no soundfont
         if soundfont is not None:
             raise ParameterError(
                 f"soundfont={os.fspath(soundfont)!r} cannot be played: {error}; name a SoundFont file (.sf2), and have "

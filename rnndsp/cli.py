@@ -212,8 +212,8 @@ def train_music(
     ],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="MODEL", help="File to write the model to.")],
     cell: Annotated[str, typer.Option(metavar="gru|lstm|elman", help="The recurrent cell.")] = "gru",
-    n_units: Annotated[int, typer.Option(help="Its units.")] = 96,
-    n_epochs: Annotated[int, typer.Option(help="Passes over the music.")] = 16,
+    n_units: Annotated[int, typer.Option(help="Its units.")] = 64,
+    n_epochs: Annotated[int, typer.Option(help="Passes over the music.")] = 24,
     steps_per_beat: Annotated[int, typer.Option(help="The grid: 4 makes sixteenths, 12 holds triplets.")] = 4,
     seed: Annotated[int, typer.Option(help="The same seed gives the same model.")] = 0,
     force: Force = False,
@@ -290,7 +290,8 @@ def generate(
     from rnndsp import audio, midi, notebook
     from rnndsp._files import check_writable, writing
 
-    check_writable(output, force=force)
+    if output.suffix not in (".mid", ".midi"):
+        raise ParameterError(f"{output} would be a MIDI file: give it a name that ends in .mid")
     sound, picture = (output.with_suffix(suffix) for suffix in (".wav", ".png"))
     wanted = [output, *([sound] * wav), *([picture] * png)]
     if len({path.resolve() for path in (model, *wanted)}) < 1 + len(wanted):
@@ -323,6 +324,7 @@ def demo(
     """
     from rnndsp import demo as demonstration
 
+    typer.echo("learns Bach's chorales, composes, plays and diagnoses: about a minute", err=True)
     with progress_bar("demo") as progress:
         page = demonstration.run(output, force=force, progress=progress)
     typer.echo(f"open {page}")

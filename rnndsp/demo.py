@@ -108,10 +108,10 @@ def _body(
     seconds = played.n_frames / played.sample_rate
     return f"""
 <p>In {learnt:.0f} seconds a GRU has learnt from {training.model.about["n_pieces"]} chorales by Bach which notes come
-next, and has composed this one, of {N_BARS} bars and a pickup.</p>
+next, on top of what a linear map of the last notes knows, and has composed this one, of {N_BARS} bars and a pickup.</p>
 <figure><img alt="Piano roll of the composed chorale" src="chorale_roll.png">
 <figcaption><b>Composed.</b> <a href="chorale.mid">chorale.mid</a>, {piece.n_notes} notes at temperature {TEMPERATURE},
-seed {SEED}.</figcaption></figure>
+seed {SEED}; other seeds give other pieces, some worse.</figcaption></figure>
 <figure><img alt="Piano roll of {escape(bach.name)}" src="bach_roll.png">
 <figcaption><b>Bach.</b> {escape(bach.name)}, which the network never heard.</figcaption></figure>
 <h2>Hear it, filtered</h2>
@@ -134,6 +134,7 @@ each other.</figcaption></figure>
 {"".join(map(_judged, subjects))}
 </div>
 <h2>What to try next</h2>
+<p>In the folder of this page:</p>
 <pre>rnndsp generate bach.safetensors -o another.mid --bars 16 --seed 1 --wav --png
 rnndsp process overdrive chorale.wav -o loud.wav -c drive=1
 rnndsp process reverb:t60_s=6,size=2 chorale.wav -o cathedral.wav --tail-s 6

@@ -130,7 +130,7 @@ def songs(place):
 
 def test_train(place, trained):
     scores = dict(re.findall(r"^(.+?)  +(\d+\.\d{3})$", trained.stdout, re.MULTILINE))
-    assert list(scores) == ["marginals", "the last frame again", "linear, same head", "GRU-4"]
+    assert list(scores) == ["marginals", "the last frame again", "linear, same head", "linear + GRU-4"]
     assert "Corpus('songs': 8 train, 1 validation, 1 test; 4 refused, 0 duplicates)" in trained.stdout
     assert "less is better" in trained.stdout and "rnndsp generate model.safetensors" in trained.stdout
     assert sorted(path.name for path in place.iterdir()) == ["model.safetensors", "songs"]  # no checkpoints
@@ -383,12 +383,12 @@ def test_files_that_are_no_models(command, model, tmp_path, songs, name, says):
         (["--seed", "-1"], "seed=-1"),
         (["--transpose", "99"], "semitones=99"),
         (["-o", "no/x.mid"], "folder no does not exist"),
-        (["-o", "folder"], "folder is a folder"),
-        (["-o", "."], "is a folder"),
+        (["-o", "folder"], "ends in .mid"),
+        (["-o", "."], "ends in .mid"),
         (["-o", "x.wav", "--wav"], "x.wav"),
         (["-o", "x.png", "--png"], "x.png"),
         (["-o", "x.mid", "--tempo-bpm", "3.6", "--bars", "125", "--wav"], "2.32 hours"),
-        (["-o", "model.safetensors", "-f"], "same file"),
+        (["-o", "model.safetensors", "-f"], "ends in .mid"),
     ],
     ids=lambda value: value if isinstance(value, str) else " ".join(value),
 )
