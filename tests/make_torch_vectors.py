@@ -23,8 +23,8 @@ Seed: SEED plus the index of the case in CASES, so each case can be computed alo
 thread). Running it twice on one machine gives identical arrays; another CPU or another torch may round
 differently, so compare a live run with a tolerance. Run:
 
-    python -m venv /root/vt && /root/vt/bin/pip install torch==2.13.0 numpy
-    /root/vt/bin/python tests/make_torch_vectors.py
+    python -m pip install torch==2.13.0 numpy
+    python tests/make_torch_vectors.py
 """
 
 from copy import deepcopy
