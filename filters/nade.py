@@ -116,8 +116,6 @@ class NADE(Filter):
         m, at least 0; without hidden units each bit is a logistic regression on the context and the bits before it.
     seed : int or Generator
         For V and U, uniform within ±1/sqrt(m); L is zero.
-    sample_rate : float, optional
-        Hz.
 
     Notes
     -----
@@ -147,14 +145,13 @@ class NADE(Filter):
         *,
         n_hidden: int,
         seed: int | np.random.Generator = 0,
-        sample_rate: float | None = None,
     ) -> None:
         if not isinstance(context, Filter):
             raise ParameterError(f"{context=} is not a filter")
         m = whole_number("n_hidden", n_hidden, least=0)
         n, rng = max(context.n_outputs - m, 0), generator(seed)
         V, U = rng.uniform(-1, 1, (2, n, m)) / np.sqrt(max(m, 1))
-        super().__init__({"n_hidden": m}, {"V": V, "U": U, "L": np.zeros((n, n))}, [context], sample_rate)
+        super().__init__({"n_hidden": m}, {"V": V, "U": U, "L": np.zeros((n, n))}, [context])
 
     def _setup(self) -> None:
         if len(self.children) != 1:

@@ -274,7 +274,7 @@ class MusicModel:
             A setting out of range, or no note came out: try another seed or a higher temperature.
         """
         rng, frames = np.random.default_rng(whole_number("seed", seed, least=0)), self.frames
-        if not 0 <= number("temperature", temperature) < np.inf:
+        if number("temperature", temperature) < 0:
             raise ParameterError(f"{temperature=} must be a number of at least 0; 1 is as learnt")
         header, n_frames, lead = self._form(n_bars, meter, pickup_beats, tempo_bpm)
         header = replace(header, name=f"after {self.about['corpus']}, {seed=}")

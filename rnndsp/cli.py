@@ -259,7 +259,7 @@ def train_music(
         typer.echo("interrupted; " + ("the same command goes on" if kept else "nothing was learnt yet"), err=True)
         raise typer.Exit(130) from None
     except RnndspError as error:
-        if left:
+        if any(path in str(error) for path in left):
             raise ParameterError(f"{error}. To start anew, delete {' and '.join(left)}") from error
         raise
     done.model.save(output, force=force)
@@ -290,7 +290,7 @@ def generate(
     from rnndsp import audio, midi, notebook
     from rnndsp._files import check_writable, writing
 
-    if output.suffix not in (".mid", ".midi"):
+    if output.suffix.lower() not in (".mid", ".midi"):
         raise ParameterError(f"{output} would be a MIDI file: give it a name that ends in .mid")
     sound, picture = (output.with_suffix(suffix) for suffix in (".wav", ".png"))
     wanted = [output, *([sound] * wav), *([picture] * png)]

@@ -619,8 +619,8 @@ def history_plot(history: Sequence[Epoch], *, ax: Axes | None = None) -> tuple[L
     Returns
     -------
     training, validation, best : Line2D
-        Two curves, and a ring round the least validation loss, whose weights are kept; round the last training loss
-        where there are no validation data.
+        Two curves, and a ring round the least validation loss of all epochs (the weights it started from may have been
+        better, see :attr:`Fit.best`); round the last training loss where there are no validation data.
     """
     losses = np.array([(epoch.loss, epoch.validation) for epoch in history], np.float64).reshape(-1, 2).T
     epochs = np.arange(1, losses.shape[1] + 1)

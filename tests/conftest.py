@@ -1,7 +1,10 @@
 """Fixtures that all tests share."""
 
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,3 +17,18 @@ def data_path() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real data: {folder} is absent, and RNNDSP_DATA names no folder")
     return folder
+
+
+@pytest.fixture
+def ax() -> Any:
+    """Axes of a figure that is on no screen."""
+    from matplotlib.figure import Figure
+
+    return Figure().add_subplot()
+
+
+@pytest.fixture(autouse=True)
+def _close_figures() -> Iterator[None]:
+    yield
+    if "matplotlib.pyplot" in sys.modules:
+        sys.modules["matplotlib.pyplot"].close("all")

@@ -128,6 +128,12 @@ def test_demo(folder):
     assert np.max(notes["end"] - notes["start"]) <= 8 * piece.ticks_per_beat
     assert 36 <= notes["pitch"].min() < 55 and 67 < notes["pitch"].max() <= 84
     assert len({p % 12 for p in np.flatnonzero(roll.sounding[0, -1])}) >= 2
+    # and of what the docs tell of other seeds
+    model = midi.MusicModel.load(demo / "bach.safetensors")
+    rolls = [model.generate(8, seed=seed, temperature=0.8).roll(4).sounding[0] for seed in range(24)]
+    assert np.mean(np.concatenate([roll.sum(axis=1) == 4 for roll in rolls])) > 0.65
+    last = [np.flatnonzero(roll[-1]) % 12 for roll in rolls]
+    assert sum(pitches[0] == 0 and (set(pitches) <= {0, 4, 7} or set(pitches) <= {0, 3, 7}) for pitches in last) >= 12
     assert "exists" in run(folder, "demo", "-o", "demo", code=2).stderr
     run(folder, "generate", "demo/bach.safetensors", "-o", "again.mid", "--temperature", "0.75")
     assert midi.read(folder / "again.mid") == piece

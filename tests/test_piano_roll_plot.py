@@ -12,17 +12,6 @@ matplotlib.use("Agg")
 from matplotlib import pyplot  # after the choice of backend
 
 
-@pytest.fixture(autouse=True)
-def _close():
-    yield
-    pyplot.close("all")
-
-
-@pytest.fixture
-def ax():
-    return matplotlib.figure.Figure().add_subplot()
-
-
 @pytest.fixture
 def piece():
     return Piece(

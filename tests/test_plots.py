@@ -26,17 +26,6 @@ RATE = 48000.0
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
-@pytest.fixture(autouse=True)
-def _close():
-    yield
-    pyplot.close("all")
-
-
-@pytest.fixture
-def ax():
-    return matplotlib.figure.Figure().add_subplot()
-
-
 @pytest.fixture
 def butterworth():
     return StateSpace(*scipy.signal.tf2ss(*scipy.signal.butter(4, 1000, fs=RATE)), sample_rate=RATE)
