@@ -14,14 +14,12 @@ __all__ = ["inline", "kernel", "source_key", "specialise"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-# No nnan and no ninf: a NaN test must survive. No reassoc: a sum keeps its order, whatever the block.
-FASTMATH = {"contract", "nsz", "arcp", "afn"}
-
 # The vectoriser gives up at a call that LLVM thinks too large to inline (a gate of four sigmoids is): inline always.
-_INSIDE: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": FASTMATH, "forceinline": True}
+# No fastmath, anywhere: sums keep their order, a NaN test survives, and `fma` says where a product is not rounded.
+_INSIDE: dict[str, Any] = {"nogil": True, "error_model": "numpy", "forceinline": True}
 
 _overload: Any = overload
-_kernel: Any = numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=FASTMATH)
+_kernel: Any = numba.njit(cache=True, nogil=True, error_model="numpy")
 
 
 def kernel(function: F) -> F:
@@ -59,7 +57,7 @@ def source_key(*functions: Callable[..., Any]) -> str:
     files: set[str] = set()
 
     def visit(function: Any) -> None:
-        function = getattr(function, "py_func", function)
+        function = getattr(function, "py_func", getattr(function, "_defn", function))  # a dispatcher, an intrinsic
         if id(function) in seen or not isinstance(function, types.FunctionType):
             return
         seen.add(id(function))

@@ -1,8 +1,9 @@
 """Matrix times vector inside kernels, and tuples of rows: the linear half of every cell."""
 
 from rnndsp._jit import inline, specialise
+from rnndsp._vectors import fma
 
-__all__ = ["accumulate", "dot", "gather", "mix", "rows", "scatter", "unmix"]
+__all__ = ["accumulate", "dot", "gather", "rows", "scatter", "unmix"]
 
 
 @inline
@@ -15,21 +16,15 @@ def accumulate(out, matrix, x):
         x0, x1, x2, x3 = x[i], x[i + 1], x[i + 2], x[i + 3]
         x4, x5, x6, x7 = x[i + 4], x[i + 5], x[i + 6], x[i + 7]
         for j in range(n_columns):
-            out[j] += (
-                matrix[i, j] * x0
-                + matrix[i + 1, j] * x1
-                + matrix[i + 2, j] * x2
-                + matrix[i + 3, j] * x3
-                + matrix[i + 4, j] * x4
-                + matrix[i + 5, j] * x5
-                + matrix[i + 6, j] * x6
-                + matrix[i + 7, j] * x7
-            )
+            total = fma(matrix[i + 1, j], x1, fma(matrix[i, j], x0, out[j]))
+            total = fma(matrix[i + 3, j], x3, fma(matrix[i + 2, j], x2, total))
+            total = fma(matrix[i + 5, j], x5, fma(matrix[i + 4, j], x4, total))
+            out[j] = fma(matrix[i + 7, j], x7, fma(matrix[i + 6, j], x6, total))
         i += 8
     while i < n_rows:
         x0 = x[i]
         for j in range(n_columns):
-            out[j] += matrix[i, j] * x0
+            out[j] = fma(matrix[i, j], x0, out[j])
         i += 1
 
 
@@ -39,41 +34,23 @@ def dot(x, y):
     s0 = s1 = s2 = s3 = s4 = s5 = s6 = s7 = x.dtype.type(0)
     i = 0
     while i + 8 <= x.size:
-        s0 += x[i] * y[i]
-        s1 += x[i + 1] * y[i + 1]
-        s2 += x[i + 2] * y[i + 2]
-        s3 += x[i + 3] * y[i + 3]
-        s4 += x[i + 4] * y[i + 4]
-        s5 += x[i + 5] * y[i + 5]
-        s6 += x[i + 6] * y[i + 6]
-        s7 += x[i + 7] * y[i + 7]
+        s0 = fma(x[i], y[i], s0)
+        s1 = fma(x[i + 1], y[i + 1], s1)
+        s2 = fma(x[i + 2], y[i + 2], s2)
+        s3 = fma(x[i + 3], y[i + 3], s3)
+        s4 = fma(x[i + 4], y[i + 4], s4)
+        s5 = fma(x[i + 5], y[i + 5], s5)
+        s6 = fma(x[i + 6], y[i + 6], s6)
+        s7 = fma(x[i + 7], y[i + 7], s7)
         i += 8
     while i < x.size:
-        s0 += x[i] * y[i]
+        s0 = fma(x[i], y[i], s0)
         i += 1
     return ((s0 + s1) + (s2 + s3)) + ((s4 + s5) + (s6 + s7))
 
 
-def mix(out, weights, x):
-    """``out += U x`` for ``weights`` = U transposed, or the vector of all gates' diagonals."""
-
-
-@specialise(mix)
-def _mix(out, weights, x):
-    def dense(out, weights, x):
-        accumulate(out, weights, x)
-
-    def diagonal(out, weights, x):
-        n = x.size
-        for start in range(0, out.size, n):
-            for j in range(n):
-                out[start + j] += weights[start + j] * x[j]
-
-    return dense if weights.ndim == 2 else diagonal
-
-
 def unmix(out, weights, d):
-    """``out += U.T d``, the adjoint of :func:`mix`, for ``weights`` = U as it is."""
+    """``out += U.T d``, for ``weights`` = U as it is, or the vector of all gates' diagonals."""
 
 
 @specialise(unmix)

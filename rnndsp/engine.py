@@ -7,16 +7,18 @@ derive the block filter, its taped form, back-propagation through time and the J
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
-from functools import cache
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache, partial
+from itertools import pairwise
 from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from rnndsp._checks import generator, whole_number
-from rnndsp._jit import inline, kernel
-from rnndsp._mixing import accumulate, gather, mix, rows, scatter, unmix
+from rnndsp._jit import inline, kernel, specialise
+from rnndsp._mixing import gather, rows, scatter, unmix
+from rnndsp._vectors import accumulate, aligned, every, fold, lanes, load, load_each, store, transpose, widen
 from rnndsp.activations import flush
 from rnndsp.errors import ParameterError
 from rnndsp.filter import Filter
@@ -57,31 +59,266 @@ class Stage(NamedTuple):
 
 
 class _Weights(NamedTuple):
-    """What the kernels read of one stage; ``gates`` and ``out`` are tuples of None, known when compiling."""
+    """What the backward loop reads of one stage; ``gates`` and ``out`` are tuples of None, known when compiling."""
 
-    WT: Any
-    UT: Any
     W: Any
     U: Any
-    b: Any
-    b_rec: Any
     p: Any
     gates: Any
     out: Any
 
 
+# A sum of products runs in so many registers at once, as each waits for its last term: part of what fixes its rounding.
+CHAINS = (None,) * 2
+
+# Bytes of weights that stay in the first-level cache from one frame to the next.
+L1 = 32768
+
+
 @inline
-def _through(unit: Any, w: Any, u: Any, x: Any, entering: Any, a: Any, r: Any, out: Any) -> None:
-    """One stage, from x, the vectors ``entering`` one after the other, to ``out``; a and r keep the pre-activations."""
-    s = rows(x, entering)
-    for i in range(a.size):
-        a[i] = w.b[i]
-        r[i] = w.b_rec[i]
-    accumulate(a, w.WT, u)
-    mix(r, w.UT, s[0])
-    gate_a, gate_r, parts = rows(a, w.gates), rows(r, w.gates), rows(out, w.out)
-    for j in range(s[0].size):
-        scatter(parts, j, unit(gather(gate_a, j), gather(gate_r, j), gather(s, j), gather(w.p, j)))
+def _mixed(weights: Any, at: Any, width: Any, x: Any, start: Any, n: Any, entry: Any, lanes: Any, gates: Any) -> Any:
+    """b + W x of a block of units: from ``at`` on b, then the weights of each of n entries of x from ``start`` on."""
+    step = len(gates) * len(width)
+    sums = load_each(weights, at, len(width), width, lanes, gates)
+    at += step
+    for _ in range(n % len(CHAINS)):
+        sums = accumulate(sums, gates, weights, at, width, x, start, entry)
+        at += step
+        start += len(entry)
+    chains = widen(sums, CHAINS)
+    for _ in range(n // len(CHAINS)):
+        chains = accumulate(chains, gates, weights, at, width, x, start, entry)
+        at += step * len(CHAINS)
+        start += len(entry) * len(CHAINS)
+    return fold(chains, gates)
+
+
+def _store_each(x: Any, at: Any, step: Any, values: Any, lanes: Any) -> None:
+    """Write a tuple of numbers or vectors, ``step`` apart, and flushed."""
+
+
+@specialise(_store_each)
+def _store_some(x: Any, at: Any, step: Any, values: Any, lanes: Any) -> Any:
+    def several(x: Any, at: Any, step: Any, values: Any, lanes: Any) -> None:
+        store(x, at, flush(values[0]), lanes)
+        _store_each(x, at + step, step, values[1:], lanes)
+
+    def none(x: Any, at: Any, step: Any, values: Any, lanes: Any) -> None:
+        pass
+
+    return several if len(values) else none
+
+
+class _Lanes(NamedTuple):
+    """How a kernel uses its vectors, as tuples of None: ``all`` lanes, and how wide a weight and an entry of x is.
+
+    ``units`` is how many units are mixed at a time, beside those in the lanes: as an entry of x is then read once for
+    all of them.
+    """
+
+    all: Any
+    weight: Any
+    entry: Any
+    units: Any
+
+    def blocks(self, n_units: int) -> int:
+        return -(-n_units // (len(self.weight) * len(self.units)))
+
+    def part(self, n_units: int) -> int:
+        """Numbers in a row for each unit to have one a voice."""
+        return self.blocks(n_units) * len(self.all) * len(self.units)
+
+    def frame(self, n_inputs: int) -> int:
+        """Numbers in a row for an input frame of each voice."""
+        return -(-n_inputs * len(self.entry) // len(self.all)) * len(self.all)
+
+
+@cache
+def _lanes(dtype: np.dtype[Any], across: str, dense: bool) -> _Lanes:
+    """Lanes ``across`` the units of one voice, across voices, or none: the plain twin of both."""
+    wide, one = _nones(lanes(dtype)), _nones(1)
+    return {
+        "units": _Lanes(wide, wide, one, one),
+        "voices": _Lanes(wide, one, wide, _nones(1 + dense)),
+        "none": _Lanes(one, one, one, one),
+    }[across]
+
+
+@cache
+def _forward(stages: tuple[Stage, ...], n_states: int, n_params: int, dense: bool, shape: _Lanes) -> Any:
+    """Compile the time loop for a list of stages. The functions are captured, so that they enter the cache key.
+
+    ``tape`` has a row for every frame and one for what comes after it, or just two to be used in turn. In a row stand
+    the input frame, then for every stage what enters, a and r, each ``m`` numbers a part. Units (or units times voices)
+    are taken in blocks, the weights in the order in which they are read.
+    """
+    two = len(stages) == 2
+    unit0, unit1 = stages[0].unit, stages[-1].unit
+    entering0, entering1 = _nones(n_states), _nones(stages[0].n_out)
+    gates0, gates1, params = _nones(stages[0].n_gates), _nones(stages[-1].n_gates), _nones(n_params)
+    lanes, weight, entry, units = plain = tuple(shape)
+    counts0 = (gates0, _nones(len(gates0) * len(units)), entering0, params)
+    counts1 = (gates1, _nones(len(gates1) * len(units)), entering1, params)
+    one = _nones(1)
+    for stage in stages:
+        inline(stage.unit)
+
+    @kernel
+    def forward(u: Any, y: Any, x: Any, weights: Any, tape: Any, m: Any, enter: Any, taped: Any) -> None:
+        n_frames, n_inputs, n, width = u.shape[1], u.shape[2], y.shape[2], tape.shape[2]
+        n_mixed = n if dense else 1
+        between = enter + (len(entering0) + 2 * len(gates0)) * m
+        second = m // len(lanes) * len(weight) * (len(gates0) * (2 + n_inputs + n_mixed) + len(params))
+        for first in range(0, u.shape[0], len(entry)):
+            n_voices = min(len(entry), u.shape[0] - first)
+            row = after = first * (n_frames + 1) * width if taped else 0
+            for voice in range(n_voices):
+                for part in range(len(entering0)):
+                    for j in range(n):
+                        goal = row + enter + part * m + j * len(entry) + voice
+                        store(tape, goal, x[first + voice, part * n + j], one)
+            for t in range(n_frames):
+                after = row + width if taped or t % 2 == 0 else row - width
+                for voice in range(n_voices):
+                    for i in range(n_inputs):
+                        store(tape, row + i * len(entry) + voice, u[first + voice, t, i], one)
+                # there and back: what was read last is still in the cache
+                back = t % 2 == 1 and weights.size * weights.itemsize > L1
+                sizes = (row, m, n_inputs, n_mixed)
+                how = (dense, back, taped)
+                if two:
+                    _through(unit0, weights, 0, tape, enter, row + between, sizes, how, counts0, plain)
+                    _through(unit1, weights, second, tape, between, after + enter, sizes, how, counts1, plain)
+                else:
+                    _through(unit0, weights, 0, tape, enter, after + enter, sizes, how, counts0, plain)
+                goal, stop = (first * n_frames + t) * n, (first + 1) * n_frames * n
+                for place in range(0, n, len(lanes)):
+                    source = after + enter + place * len(entry)
+                    # a whole vector may reach into the frames after this one, which are still to be written
+                    if n_voices == len(entry) and goal + place + len(lanes) <= stop:
+                        last = after + enter + (n - 1) * len(entry)
+                        transpose(y, goal + place, n_frames * n, tape, source, last, lanes, entry)
+                    else:
+                        for voice in range(n_voices):
+                            for j in range(min(n - place, len(lanes))):
+                                y[first + voice, t, place + j] = load(tape, source + j * len(entry) + voice, one, one)
+                row = after
+            for voice in range(n_voices):
+                for part in range(len(entering0)):
+                    for j in range(n):
+                        source = after + enter + part * m + j * len(entry) + voice
+                        x[first + voice, part * n + j] = load(tape, source, one, one)
+
+    return forward
+
+
+@inline
+def _through(
+    unit: Any, weights: Any, at: Any, tape: Any, enter: Any, leave: Any, sizes: Any, how: Any, counts: Any, shape: Any
+) -> None:
+    """One stage of a frame: from the parts at ``enter`` in its row to those at ``leave``."""
+    row, m, n_inputs, n_mixed = sizes
+    dense, back, _ = how
+    _, mixed, _, params = counts
+    lanes, weight, entry, units = shape
+    step = len(mixed) * len(weight)
+    block = step * (2 + n_inputs + n_mixed) + len(params) * len(units) * len(weight)
+    n_blocks = m // (len(lanes) * len(units))
+    enter += row
+    for i in range(n_blocks):
+        b = n_blocks - 1 - i if back else i
+        place = b * len(lanes) * len(units)
+        first = at + b * block
+        a = _mixed(weights, first, weight, tape, row, n_inputs, entry, lanes, mixed)
+        first += step * (1 + n_inputs)
+        if dense:
+            r = _mixed(weights, first, weight, tape, enter, n_mixed, entry, lanes, mixed)
+        else:
+            r = _mixed(weights, first, weight, tape, enter + place, 1, lanes, lanes, mixed)
+        first += step * (1 + n_mixed)
+        _apply(unit, a, r, (), weights, first, tape, enter + place, leave + place, m, how, counts, shape)
+
+
+def _apply(
+    unit: Any,
+    a: Any,
+    r: Any,
+    done: Any,
+    weights: Any,
+    at: Any,
+    tape: Any,
+    enter: Any,
+    leave: Any,
+    m: Any,
+    how: Any,
+    counts: Any,
+    shape: Any,
+) -> None:
+    """The nonlinearity of a block, for each of the units that were mixed together but those ``done``."""
+
+
+@specialise(_apply)
+def _apply_to_each(
+    unit: Any,
+    a: Any,
+    r: Any,
+    done: Any,
+    weights: Any,
+    at: Any,
+    tape: Any,
+    enter: Any,
+    leave: Any,
+    m: Any,
+    how: Any,
+    counts: Any,
+    shape: Any,
+) -> Any:
+    def several(
+        unit: Any,
+        a: Any,
+        r: Any,
+        done: Any,
+        weights: Any,
+        at: Any,
+        tape: Any,
+        enter: Any,
+        leave: Any,
+        m: Any,
+        how: Any,
+        counts: Any,
+        shape: Any,
+    ) -> None:
+        gates, _, entering, params = counts
+        lanes, weight, _, units = shape
+        own_a, own_r = every(a, done, units), every(r, done, units)
+        s = load_each(tape, enter, m, lanes, lanes, entering)
+        p = load_each(weights, at, len(units) * len(weight), weight, lanes, params)
+        if how[2]:
+            pre = enter + len(entering) * m
+            _store_each(tape, pre, m, own_a, lanes)
+            _store_each(tape, pre + len(gates) * m, m, own_r, lanes)
+        _store_each(tape, leave, m, unit(own_a, own_r, s, p), lanes)
+        step = len(lanes)
+        _apply(unit, a, r, (*done, None), weights, at + 1, tape, enter + step, leave + step, m, how, counts, shape)
+
+    def none(
+        unit: Any,
+        a: Any,
+        r: Any,
+        done: Any,
+        weights: Any,
+        at: Any,
+        tape: Any,
+        enter: Any,
+        leave: Any,
+        m: Any,
+        how: Any,
+        counts: Any,
+        shape: Any,
+    ) -> None:
+        pass
+
+    return several if done.count < shape[3].count else none
 
 
 @inline
@@ -101,46 +338,13 @@ def _back(
     unmix(ds[0], w.U, dr)
 
 
-class _Loops(NamedTuple):
-    forward: Any
-    backward: Any
-
-
 @cache
-def _loops(stages: tuple[Stage, ...]) -> _Loops:
-    """Compile the time loops for a list of stages. The functions are captured, so that they enter the cache key."""
-    if not 1 <= len(stages) <= 2:
-        raise ParameterError(f"{len(stages)} stages: a cell has one or two")
-    for stage in stages:
-        inline(stage.unit)
-        inline(stage.adjoint)
+def _backward(stages: tuple[Stage, ...]) -> Any:
+    """Compile back-propagation through time."""
     two = len(stages) == 2
-    unit0, adjoint0 = stages[0].unit, stages[0].adjoint
-    unit1, adjoint1 = stages[-1].unit, stages[-1].adjoint
-
-    @kernel
-    def forward(u: Any, y: Any, x: Any, weights: Any, state: Any, tapes: Any, taped: Any) -> None:
-        n = y.shape[2]
-        out = np.empty(x.shape[1], x.dtype)
-        for voice in range(u.shape[0]):
-            for t in range(u.shape[1]):
-                # untaped, every frame reuses row 0; the arithmetic is the same, to the bit
-                k, q = (voice, t) if taped else (0, 0)
-                x0, a0, r0 = tapes[0]
-                entry = x0[k, q]
-                for i in range(entry.size):
-                    entry[i] = x[voice, i]
-                if two:
-                    x1, a1, r1 = tapes[1]
-                    _through(unit0, weights[0], u[voice, t], entry, state, a0[k, q], r0[k, q], x1[k, q])
-                    between = weights[0].out
-                    _through(unit1, weights[1], u[voice, t], x1[k, q], between, a1[k, q], r1[k, q], out)
-                else:
-                    _through(unit0, weights[0], u[voice, t], entry, state, a0[k, q], r0[k, q], out)
-                for i in range(out.size):
-                    x[voice, i] = flush(out[i])
-                for j in range(n):
-                    y[voice, t, j] = x[voice, j]
+    adjoint0, adjoint1 = stages[0].adjoint, stages[-1].adjoint
+    for stage in stages:
+        inline(stage.adjoint)
 
     @kernel
     def backward(dy: Any, dx: Any, weights: Any, state: Any, tapes: Any, gates: Any) -> None:
@@ -167,7 +371,7 @@ def _loops(stages: tuple[Stage, ...]) -> _Loops:
                     ha, hr, hp = da[voice, t], dr[voice, t], dp[voice, t]
                     _back(adjoint0, weights[0], entry, state, a, r, d, ha, hr, dx[voice], hp)
 
-    return _Loops(forward, backward)
+    return backward
 
 
 class Cell(Filter):
@@ -331,43 +535,102 @@ class Cell(Filter):
         return matrix
 
     def _weights(self, dtype: np.dtype[Any]) -> tuple[_Weights, ...]:
-        """Private contiguous copies for the kernels, one set a stage."""
+        """Private contiguous copies for the backward loop, one set a stage."""
 
         def make() -> tuple[_Weights, ...]:
-            sets, first = [], 0
             p = tuple(self._own[name].astype(dtype) for name in self.unit_params)
-            for stage in self._chain:
-                part = slice(first, first + stage.n_gates * self.n_units)
-                W, U, b = (m[part].astype(dtype) for m in (self._own["W"], self.U, self._own["b"]))
-                b_rec = self._own["b_rec"][part].astype(dtype) if self.recurrent_bias else np.zeros_like(b)
-                WT, UT = np.ascontiguousarray(W.T), np.ascontiguousarray(U.T)
-                sets.append(_Weights(WT, UT, W, U, b, b_rec, p, _nones(stage.n_gates), _nones(stage.n_out)))
-                first = part.stop
-            return tuple(sets)
+            return tuple(
+                _Weights(W.astype(dtype), U.astype(dtype), p, _nones(stage.n_gates), _nones(stage.n_out))
+                for stage, W, U, _, _ in self._parts()
+            )
 
         weights: tuple[_Weights, ...] = self._derived(("weights", dtype), make)
         return weights
 
-    def _tapes(self, n_voices: int, n_frames: int, dtype: np.dtype[Any]) -> tuple[tuple[NDArray[Any], ...], ...]:
-        widths, entering = [], len(self.state_names)
+    def _parts(self) -> Iterator[tuple[Stage, NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]]:
+        """Each stage with its share of W, U, b and b_rec."""
+        first = 0
+        b = self._own["b"]
+        b_rec = self._own["b_rec"] if self.recurrent_bias else np.zeros_like(b)
         for stage in self._chain:
-            widths.append((entering, stage.n_gates, stage.n_gates))
-            entering = stage.n_out
-        shape = (n_voices, n_frames)
-        return tuple(tuple(np.empty((*shape, k * self.n_units), dtype) for k in width) for width in widths)
+            part = slice(first, first + stage.n_gates * self.n_units)
+            yield stage, self._own["W"][part], self.U[part], b[part], b_rec[part]
+            first = part.stop
 
-    def _run(self, u: NDArray[Any], state: State, y: NDArray[Any], tapes: Any, taped: bool) -> None:
-        loops = _loops(self._chain)
-        loops.forward(u, y, state.rows, self._weights(u.dtype), _nones(len(self.state_names)), tapes, taped)
+    def _stream(self, dtype: np.dtype[Any], width: int) -> NDArray[Any]:
+        """All weights in the order in which the forward loop reads them, for blocks of ``width`` units."""
+
+        def make() -> NDArray[Any]:
+            n = self.n_units
+            blocks = -(-n // width)
+            p = [self._own[name] for name in self.unit_params]
+            ordered = []
+            for stage, W, U, b, b_rec in self._parts():
+                columns = [b[:, None], W, b_rec[:, None], U.reshape(len(b), -1)]
+                table = np.concatenate(columns, axis=1).reshape(stage.n_gates, n, -1)  # gates, units, columns
+                rows = np.concatenate([table.transpose(2, 0, 1).reshape(-1, n), np.reshape(p, (-1, n))])
+                padded = np.zeros((len(rows), blocks * width))
+                padded[:, :n] = rows
+                ordered.append(padded.reshape(-1, blocks, width).transpose(1, 0, 2).ravel())
+            weights = aligned((sum(map(len, ordered)),), dtype)
+            weights[...] = np.concatenate(ordered)
+            return weights
+
+        weights: NDArray[Any] = self._derived(("stream", dtype, width), make)
+        return weights
+
+    def _shape(self, dtype: np.dtype[Any], across: str) -> _Lanes:
+        return _lanes(dtype, across, self.U.ndim == 2)
+
+    def _loop(self, shape: _Lanes) -> Any:
+        return _forward(self._chain, len(self.state_names), len(self.unit_params), self.U.ndim == 2, shape)
+
+    def _rows(self, n_voices: int, n_frames: int, dtype: np.dtype[Any], shape: _Lanes) -> NDArray[Any]:
+        """Rows of the forward loop, one a frame and the one after the last."""
+        parts = sum(n_in + 2 * stage.n_gates for n_in, stage in self._entering())
+        width = shape.frame(self.n_inputs) + parts * shape.part(self.n_units)
+        return aligned((n_voices, n_frames + 1, width), dtype)
+
+    def _entering(self) -> Iterator[tuple[int, Stage]]:
+        """Each stage with the number of vectors that enter it."""
+        entering = len(self.state_names)
+        for stage in self._chain:
+            yield entering, stage
+            entering = stage.n_out
+
+    def _run(
+        self, u: NDArray[Any], x: NDArray[Any], y: NDArray[Any], rows: NDArray[Any], shape: _Lanes, *, taped: bool
+    ) -> None:
+        weights = self._stream(u.dtype, len(shape.weight) * len(shape.units))
+        self._loop(shape)(u, y, x, weights, rows, shape.part(self.n_units), shape.frame(self.n_inputs), taped)
 
     def _advance(self, u: NDArray[Any], state: State, y: NDArray[Any]) -> None:
-        self._run(u, state, y, self._tapes(1, 1, u.dtype), False)
+        n_voices, wide = len(u), lanes(u.dtype)
+        # below half of the lanes it is faster to take one voice after the other
+        batched = n_voices - n_voices % wide if n_voices % wide < wide / 2 else n_voices
+        for across, first, stop in (("voices", 0, batched), ("units", batched, n_voices)):
+            if first < stop:
+                shape = self._shape(u.dtype, across)
+                rows = state.workspace(across, partial(self._rows, 1, 1, u.dtype, shape))
+                self._run(u[first:stop], state.rows[first:stop], y[first:stop], rows, shape, taped=False)
 
     def _record(self, u: NDArray[Any], state: State) -> tuple[NDArray[Any], Any]:
         y = np.empty((*u.shape[:2], self.n_units), u.dtype)
-        tapes = self._tapes(u.shape[0], u.shape[1], u.dtype)
-        self._run(u, state, y, tapes, True)
-        return y, (u, tapes)
+        shape = self._shape(u.dtype, "units")
+        rows = self._rows(u.shape[0], u.shape[1], u.dtype, shape)
+        self._run(u, state.rows, y, rows, shape, taped=True)
+        return y, (u, self._tapes(rows[:, :-1], shape))
+
+    def _tapes(self, rows: NDArray[Any], shape: _Lanes) -> list[tuple[NDArray[Any], ...]]:
+        """What entered each stage, a and r, (voices, frames, vectors * n_units) each, without the blocks' padding."""
+        n = self.n_units
+        parts = rows[..., shape.frame(self.n_inputs) :].reshape(*rows.shape[:2], -1, shape.part(n))[..., :n]
+        tapes, first = [], 0
+        for n_in, stage in self._entering():
+            cuts = [first, first + n_in, first + n_in + stage.n_gates, first + n_in + 2 * stage.n_gates]
+            tapes.append(tuple(parts[:, :, i:j].reshape(*rows.shape[:2], -1) for i, j in pairwise(cuts)))
+            first = cuts[-1]
+        return tapes
 
     def _adjoint(
         self, memory: Any, dy: NDArray[Any], dx: NDArray[Any]
@@ -379,7 +642,7 @@ class Cell(Filter):
         )
         dx = np.ascontiguousarray(dx, dtype).copy()
         weights, names = self._weights(dtype), _nones(len(self.state_names))
-        _loops(self._chain).backward(np.ascontiguousarray(dy), dx, weights, names, tapes, gates)
+        _backward(self._chain)(np.ascontiguousarray(dy), dx, weights, names, tuple(tapes), gates)
         # what remains are matrix products over all frames at once
         da = np.concatenate([g[0] for g in gates], axis=-1).reshape(-1, self._gates * n)
         dr = np.concatenate([g[1] for g in gates], axis=-1).reshape(-1, self._gates * n)

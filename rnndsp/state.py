@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -53,7 +53,7 @@ class State:
     children : tuple of State
     """
 
-    __slots__ = ("children", "fields", "index", "vector")
+    __slots__ = ("_workspaces", "children", "fields", "index", "vector")
 
     def __init__(
         self,
@@ -66,6 +66,14 @@ class State:
         self.fields = fields
         self.children = children
         self.index = index
+        self._workspaces: dict[str, NDArray[Any]] = {}
+
+    def workspace(self, name: str, make: Callable[[], NDArray[Any]]) -> NDArray[Any]:
+        """An array that a kernel scribbles on, made once, so that blocks allocate nothing; no part of the value."""
+        array = self._workspaces.get(name)
+        if array is None:
+            array = self._workspaces[name] = make()
+        return array
 
     @property
     def rows(self) -> NDArray[Any]:

@@ -22,7 +22,7 @@ CORE = Path(rnndsp.__file__).parent
 BUILT_IN = """
 import json
 import numpy as np
-from rnndsp import engine
+
 from rnndsp.filters import GRU, LSTM, SOS, Dense, Elman, FeedbackDelayNetwork, dense, sections
 from rnndsp import statespace
 
@@ -30,7 +30,7 @@ u = np.ones((6, 1), np.float32)
 cells = [LSTM(1, 2), GRU(1, 2), GRU(1, 2, reset="before"), Elman(1, 2)]
 others = [Dense(1, 2), SOS([[1, 0.5, 0, 1, -0.5, 0]]), FeedbackDelayNetwork([2, 3], t60_s=1, sample_rate=8000)]
 y = [filt(u).tolist() for filt in (*cells, *others)]
-kernels = [engine._loops(cell._chain).forward for cell in cells]
+kernels = [cell._loop(cell._shape(np.dtype(np.float32), "units")) for cell in cells]
 kernels += [dense._forward, sections._forward, statespace._forward]
 hits, misses = ([sum(getattr(k.stats, what).values()) for k in kernels] for what in ("cache_hits", "cache_misses"))
 print(json.dumps([hits, misses, y]))
@@ -80,12 +80,12 @@ USE = """
 import json, sys
 import numpy as np
 from leaky import Leaky
-from rnndsp import engine
+
 from rnndsp.testing import check_filter
 
 filt = Leaky(1, 1).replace(W=[[1.0]], U=[[0.0]], b=[0.0])
 y = filt([0.5, 0.5])
-kernel = engine._loops(Leaky.stages).forward
+kernel = filt._loop(filt._shape(np.dtype(float), "units"))
 print(json.dumps([y.tolist(), sum(kernel.stats.cache_hits.values()), sum(kernel.stats.cache_misses.values())]))
 if "check" in sys.argv:
     check_filter(Leaky(2, 3))
@@ -220,8 +220,15 @@ def test_an_upgrade_of_the_package(place: Place, tmp_path: Path) -> None:
     )
     cell, dense = run()
     assert np.allclose(cell, [first, np.tanh(0.5 - 0.5 * first)]) and np.isclose(dense, sigmoid)
-    edit(
-        site / "rnndsp" / "activations.py", "return half + half * tanh(half * x)", "return half - half * tanh(half * x)"
-    )
+    source = site / "rnndsp" / "activations.py"
+    edit(source, "return fma(0.5, tanh(0.5 * x), 0.5)", "return fma(-.5, tanh(0.5 * x), 0.5)")
     cell, dense = run()
     assert np.allclose(cell, [first, np.tanh(0.5 - 0.5 * first)]) and np.isclose(dense, 1 - sigmoid)
+    # an intrinsic is no function, but a source all the same
+    edit(
+        site / "rnndsp" / "_vectors.py",
+        "builder.select(small, zero, values[0])",
+        "builder.select(small, values[0], zero)",
+    )
+    cell, dense = run()
+    assert cell == [0, 0] and np.isclose(dense, 1 - sigmoid)
