@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any, Self
 
 import numpy as np
@@ -10,7 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from rnndsp._checks import generator, whole_number
 from rnndsp._jit import kernel
-from rnndsp._mixing import accumulate
+from rnndsp._mixing import affine, put_out
+from rnndsp._vectors import aligned, lanes, larger
 from rnndsp.activations import sigmoid, tanh
 from rnndsp.errors import ParameterError
 from rnndsp.filter import Filter
@@ -29,24 +31,31 @@ _SLOPES: dict[str, Callable[[NDArray[Any]], NDArray[Any]]] = {
 }
 
 
-@kernel
-def _forward(u: Any, y: Any, WT: Any, b: Any, activation: Any) -> None:
-    for voice in range(u.shape[0]):
-        for t in range(u.shape[1]):
-            out = y[voice, t]
-            for j in range(out.size):
-                out[j] = b[j]
-            accumulate(out, WT, u[voice, t])
-            if activation == 1:
-                for j in range(out.size):
-                    out[j] = tanh(out[j])
-            elif activation == 2:
-                for j in range(out.size):
-                    if out[j] < 0:  # the comparison this way round lets a NaN through
-                        out[j] = 0
-            elif activation == 3:
-                for j in range(out.size):
-                    out[j] = sigmoid(out[j])
+@cache
+def _forward(n_lanes: int) -> Any:
+    """Compile the loop over frames for blocks of so many outputs."""
+    wide, one = (None,) * n_lanes, (None,)
+
+    @kernel
+    def forward(u: Any, y: Any, weights: Any, activation: Any) -> None:
+        n_inputs, n = u.shape[2], y.shape[2]
+        block = len(wide) * (1 + n_inputs)
+        for voice in range(u.shape[0]):
+            stop = (voice + 1) * y.shape[1] * n
+            for t in range(u.shape[1]):
+                frame = voice * y.shape[1] + t
+                for place in range(0, n, len(wide)):
+                    at = place // len(wide) * block
+                    (a,) = affine(weights, at, wide, u, frame * n_inputs, n_inputs, one, wide, one)
+                    if activation == 1:
+                        a = tanh(a)
+                    elif activation == 2:
+                        a = larger(a, 0)
+                    elif activation == 3:
+                        a = sigmoid(a)
+                    put_out(y, frame * n + place, stop, a, min(n - place, len(wide)), wide)
+
+    return forward
 
 
 class Dense(Filter):
@@ -146,15 +155,19 @@ class Dense(Filter):
         config = {"n_inputs": k, "n_outputs": p, "activation": activation}
         return cls._restore(config, {"W": W, "b": arrays.get("bias", np.zeros(p, W.dtype))}, sample_rate=sample_rate)
 
-    def _weights(self, dtype: np.dtype[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-        def make() -> tuple[NDArray[Any], NDArray[Any]]:
-            return self._own["W"].T.astype(dtype, order="C"), self._own["b"].astype(dtype)
-
-        weights: tuple[NDArray[Any], NDArray[Any]] = self._derived(("weights", dtype), make)
-        return weights
+    def _runner(self, dtype: np.dtype[Any]) -> tuple[Any, NDArray[Any], int]:
+        """The compiled loop, b and W in the order in which it reads them, and the number of the activation."""
+        wide = lanes(dtype)
+        blocks = -(-self.n_outputs // wide)
+        table = np.zeros((blocks * wide, 1 + self.n_inputs))
+        table[: self.n_outputs] = np.column_stack([self._own["b"], self._own["W"]])
+        weights = aligned((table.size,), dtype)
+        weights[...] = table.reshape(blocks, wide, -1).transpose(0, 2, 1).ravel()
+        return _forward(wide), weights, list(_SLOPES).index(self.config["activation"])
 
     def _advance(self, u: NDArray[Any], state: State, y: NDArray[Any]) -> None:
-        _forward(u, y, *self._weights(u.dtype), list(_SLOPES).index(self.config["activation"]))
+        loop, weights, activation = self._derived(u.dtype.char, self._runner, u.dtype)
+        loop(u, y, weights, activation)
 
     def _record(self, u: NDArray[Any], state: State) -> tuple[NDArray[Any], Any]:
         y = np.empty((*u.shape[:2], self.n_outputs), u.dtype)

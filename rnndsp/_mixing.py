@@ -1,9 +1,49 @@
 """Matrix times vector inside kernels, and tuples of rows: the linear half of every cell."""
 
 from rnndsp._jit import inline, specialise
-from rnndsp._vectors import fma
+from rnndsp._vectors import accumulate as multiply
+from rnndsp._vectors import fma, fold, lane, load_each, store, widen
 
-__all__ = ["accumulate", "dot", "gather", "rows", "scatter", "unmix"]
+__all__ = ["accumulate", "affine", "dot", "gather", "put_out", "rows", "scatter", "unmix"]
+
+
+# A sum of products runs in so many registers at once, as each waits for its last term; it is part of the rounding.
+CHAINS = (None,) * 2
+
+
+@inline
+def affine(weights, at, width, x, start, n, entry, lanes, outputs):
+    """b + W x for a block of outputs: from ``at`` on b, then the weights of each of n entries of x from ``start`` on.
+
+    A tuple as long as ``outputs`` of vectors of ``lanes``; ``width`` and ``entry`` are how wide a weight and an entry
+    of x is, the one or the other being the same for all lanes.
+    """
+    step = len(outputs) * len(width)
+    sums = load_each(weights, at, len(width), width, lanes, outputs)
+    at += step
+    for _ in range(n % len(CHAINS)):
+        sums = multiply(sums, outputs, weights, at, width, x, start, entry)
+        at += step
+        start += len(entry)
+    chains = widen(sums, CHAINS)
+    for _ in range(n // len(CHAINS)):
+        chains = multiply(chains, outputs, weights, at, width, x, start, entry)
+        at += step * len(CHAINS)
+        start += len(entry) * len(CHAINS)
+    return fold(chains, outputs)
+
+
+@inline
+def put_out(y, at, stop, value, count, lanes):
+    """``y[at : at + count] = value``, flat; what lies between there and ``stop`` is still to be written.
+
+    So a whole vector may go there, whose further lanes will be written over.
+    """
+    if at + len(lanes) <= stop:
+        store(y, at, value, lanes)
+    else:
+        for j in range(count):
+            store(y, at + j, lane(value, j), (None,))
 
 
 @inline

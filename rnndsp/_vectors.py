@@ -15,6 +15,7 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
+from numba.core.errors import TypingError
 from numba.core.registry import cpu_target
 from numba.extending import intrinsic, lower_builtin, models, register_model, type_callable
 from numba.np.arrayobj import make_array
@@ -28,6 +29,7 @@ __all__ = [
     "flushed",
     "fma",
     "fold",
+    "lane",
     "lanes",
     "larger",
     "load",
@@ -257,6 +259,8 @@ def power_of_two(_context: Any, x: Any) -> Any:
 
 
 def _address(context: Any, builder: Any, kind: Any, array: Any, at: Any) -> Any:
+    if kind.layout != "C":
+        raise TypingError(f"{kind} is not contiguous: its flat index means nothing")
     return builder.gep(make_array(kind)(context, builder, array).data, [at])
 
 
@@ -299,6 +303,16 @@ def load_each(_context: Any, array: Any, at: Any, step: Any, width: Any, n_lanes
 
 
 @_intrinsic
+def lane(_context: Any, value: Any, i: Any) -> Any:
+    """The number in one lane."""
+
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        return builder.extract_element(*values) if isinstance(value, Vector) else values[0]
+
+    return getattr(value, "dtype", value)(value, types.intp), codegen
+
+
+@_intrinsic
 def store(_context: Any, array: Any, at: Any, value: Any, n_lanes: Any) -> Any:
     """Write ``value``, one number a lane, to a contiguous array from the flat index ``at`` on."""
     kind = _kind(array.dtype, n_lanes.count)
@@ -313,24 +327,22 @@ def store(_context: Any, array: Any, at: Any, value: Any, n_lanes: Any) -> Any:
 
 
 @_intrinsic
-def transpose(
-    _context: Any, y: Any, at: Any, step: Any, x: Any, start: Any, last: Any, n_lanes: Any, n_rows: Any
-) -> Any:
-    """``len(n_rows)`` vectors of ``x`` from ``start`` on (the one at ``last`` again where they end sooner): their first
-    numbers go to ``y[at:]``, their second ones to ``y[at + step:]``, and so on. One vector is copied as it is."""
+def transpose(_context: Any, y: Any, at: Any, step: Any, x: Any, start: Any, last: Any, n_lanes: Any) -> Any:
+    """As many vectors of ``x`` as there are lanes, from ``start`` on (the one at ``last`` again where they end sooner):
+    their first numbers go to ``y[at:]``, their second ones to ``y[at + step:]``, and so on."""
 
     def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         n = n_lanes.count
         rows = []
         place = values[4]
-        for _ in range(n_rows.count):
+        for _ in range(n):
             inside = builder.icmp_signed("<", place, values[5])
             pointer = _address(context, builder, x, values[3], builder.select(inside, place, values[5]))
             rows.append(_read(builder, pointer, 0, n, n))
             place = builder.add(place, ir.IntType(64)(n))
         # pairs of rows exchange every other number, then every other two, ...
         half = 1
-        while half < n_rows.count:
+        while half < n:
             masks = (
                 [j if not j & half else n + (j ^ half) for j in range(n)],
                 [j ^ half if not j & half else n + j for j in range(n)],
@@ -348,7 +360,7 @@ def transpose(
             goal = builder.add(goal, values[2])
         return context.get_dummy_value()
 
-    return types.void(y, types.intp, types.intp, x, types.intp, types.intp, n_lanes, n_rows), codegen
+    return types.void(y, types.intp, types.intp, x, types.intp, types.intp, n_lanes), codegen
 
 
 # ---- sums of products in registers

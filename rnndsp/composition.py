@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from rnndsp import statespace
 from rnndsp._checks import whole_number
+from rnndsp._jit import kernel
 from rnndsp.activations import flush
 from rnndsp.errors import ParameterError
 from rnndsp.filter import MAX_STATES, Control, Filter
@@ -19,6 +20,9 @@ from rnndsp.state import Field, State
 from rnndsp.statespace import DelayStateSpace
 
 __all__ = ["Feedback", "Knobs", "Latency", "Parallel", "Residual", "Series"]
+
+# Frames that a series hands on at a time: what is between its parts then stays in the cache, and small.
+CHUNK = 1024
 
 Params = dict[str, NDArray[Any]]
 # what a filter's _adjoint returns: derivatives of the input, of the initial state, of the parameters
@@ -51,6 +55,15 @@ class _Composition(Filter):
         """Cut a flat state into the own part and one for each child."""
         own = sum(field.size for field in self.fields)
         return np.split(dx, np.cumsum([own, *(child.n_states for child in self.children)])[:-1], axis=1)
+
+
+@kernel
+def _add(y: Any, part: Any) -> None:
+    """``y += part``; NumPy would warn where a filter has blown up, which is the stream's business."""
+    for voice in range(y.shape[0]):
+        for t in range(y.shape[1]):
+            for channel in range(y.shape[2]):
+                y[voice, t, channel] += part[voice, t, channel]
 
 
 def _part(f: Any) -> Filter:
@@ -120,11 +133,21 @@ class Series(_Composition):
         self.latency = sum(child.latency for child in self.children)
 
     def _advance(self, u: NDArray[Any], state: State, y: NDArray[Any]) -> None:
-        signal, controls = self._inputs(u)
+        if u.shape[1] <= CHUNK:
+            self._hand_on(u, state, y)
+            return
+        for t in range(0, u.shape[1], CHUNK):
+            part = np.ascontiguousarray(u[:, t : t + CHUNK])
+            out = state.buffer("out", (*part.shape[:2], self.n_outputs), u.dtype)
+            self._hand_on(part, state, out)
+            y[:, t : t + CHUNK] = out
+
+    def _hand_on(self, u: NDArray[Any], state: State, y: NDArray[Any]) -> None:
+        signal, controls = self._inputs(u) if self.controls else (u, [])
         last = len(self.children) - 1
         for place, (child, inner) in enumerate(zip(self.children, state.children, strict=True)):
-            full = _joined(signal, controls[place])
-            signal = y if place == last else _output(child, full)
+            full = _joined(signal, controls[place]) if controls else signal
+            signal = y if place == last else state.buffer(place, (*u.shape[:2], child.n_outputs), u.dtype)
             child._process(full, inner, signal)
 
     def _record(self, u: NDArray[Any], state: State) -> tuple[NDArray[Any], Any]:
@@ -202,21 +225,21 @@ class Parallel(_Composition):
 
     def _advance(self, u: NDArray[Any], state: State, y: NDArray[Any]) -> None:
         signal, controls = self._inputs(u)
-        y[...] = 0
-        part = np.empty_like(y)
-        for child, inner, columns in zip(self.children, state.children, controls, strict=True):
-            child._process(_joined(signal, columns), inner, part)
-            y += part
+        part = state.buffer("part", y.shape, y.dtype)
+        for place, child in enumerate(self.children):
+            child._process(_joined(signal, controls[place]), state.children[place], part if place else y)
+            if place:
+                _add(y, part)
 
     def _record(self, u: NDArray[Any], state: State) -> tuple[NDArray[Any], Any]:
         signal, controls = self._inputs(u)
-        y = _output(self, u)
-        y[...] = 0
-        memories = []
-        for child, inner, columns in zip(self.children, state.children, controls, strict=True):
-            part, memory = child._tape(_joined(signal, columns), inner)
-            memories.append(memory)
-            y += part
+        parts, memories = zip(
+            *(child._tape(_joined(signal, controls[i]), state.children[i]) for i, child in enumerate(self.children)),
+            strict=True,
+        )
+        y = parts[0].copy()
+        for part in parts[1:]:
+            _add(y, part)
         return y, memories
 
     def _adjoint(self, memory: Any, dy: NDArray[Any], dx: NDArray[Any]) -> Backward:
@@ -387,7 +410,8 @@ class Feedback(_Composition):
             t += n
 
     def _advance(self, u: NDArray[Any], state: State, y: NDArray[Any]) -> None:
-        self._loop(u, state, y, None)
+        with np.errstate(all="ignore"):  # a loop that blows up is the stream's business
+            self._loop(u, state, y, None)
 
     def _record(self, u: NDArray[Any], state: State) -> tuple[NDArray[Any], Any]:
         y = _output(self, u)

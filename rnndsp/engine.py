@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from functools import cache, partial
+from functools import cache
 from itertools import pairwise
 from typing import Any, NamedTuple, Self
 
 import numpy as np
+from numba.core.errors import TypingError
 from numpy.typing import ArrayLike, NDArray
 
 from rnndsp._checks import generator, whole_number
 from rnndsp._jit import inline, kernel, specialise
-from rnndsp._mixing import gather, rows, scatter, unmix
-from rnndsp._vectors import accumulate, aligned, every, fold, lanes, load, load_each, store, transpose, widen
+from rnndsp._mixing import affine, gather, put_out, rows, scatter, unmix
+from rnndsp._vectors import aligned, every, lanes, load, load_each, store, transpose
 from rnndsp.activations import flush
 from rnndsp.errors import ParameterError
 from rnndsp.filter import Filter
@@ -68,29 +69,8 @@ class _Weights(NamedTuple):
     out: Any
 
 
-# A sum of products runs in so many registers at once, as each waits for its last term: part of what fixes its rounding.
-CHAINS = (None,) * 2
-
 # Bytes of weights that stay in the first-level cache from one frame to the next.
 L1 = 32768
-
-
-@inline
-def _mixed(weights: Any, at: Any, width: Any, x: Any, start: Any, n: Any, entry: Any, lanes: Any, gates: Any) -> Any:
-    """b + W x of a block of units: from ``at`` on b, then the weights of each of n entries of x from ``start`` on."""
-    step = len(gates) * len(width)
-    sums = load_each(weights, at, len(width), width, lanes, gates)
-    at += step
-    for _ in range(n % len(CHAINS)):
-        sums = accumulate(sums, gates, weights, at, width, x, start, entry)
-        at += step
-        start += len(entry)
-    chains = widen(sums, CHAINS)
-    for _ in range(n // len(CHAINS)):
-        chains = accumulate(chains, gates, weights, at, width, x, start, entry)
-        at += step * len(CHAINS)
-        start += len(entry) * len(CHAINS)
-    return fold(chains, gates)
 
 
 def _store_each(x: Any, at: Any, step: Any, values: Any, lanes: Any) -> None:
@@ -107,6 +87,34 @@ def _store_some(x: Any, at: Any, step: Any, values: Any, lanes: Any) -> Any:
         pass
 
     return several if len(values) else none
+
+
+def _put(y: Any, first: Any, t: Any, tape: Any, at: Any, n_voices: Any, lanes: Any, entry: Any) -> None:
+    """Write the hidden state of a frame, on the tape from ``at`` on, to ``y`` of the voices from ``first`` on."""
+
+
+@specialise(_put)
+def _put_voices(y: Any, first: Any, t: Any, tape: Any, at: Any, n_voices: Any, lanes: Any, entry: Any) -> Any:
+    def one(y: Any, first: Any, t: Any, tape: Any, at: Any, n_voices: Any, lanes: Any, entry: Any) -> None:
+        n = y.shape[2]
+        goal, stop = (first * y.shape[1] + t) * n, (first + 1) * y.shape[1] * n
+        for j in range(0, n, len(lanes)):
+            put_out(y, goal + j, stop, load(tape, at + j, lanes, lanes), min(n - j, len(lanes)), lanes)
+
+    def several(y: Any, first: Any, t: Any, tape: Any, at: Any, n_voices: Any, lanes: Any, entry: Any) -> None:
+        n = y.shape[2]
+        goal, stop = (first * y.shape[1] + t) * n, (first + 1) * y.shape[1] * n
+        for j in range(0, n, len(lanes)):
+            # as in put_out, whole vectors go where they are written over
+            if n_voices == len(lanes) and goal + j + len(lanes) <= stop:
+                source, last = at + j * len(lanes), at + (n - 1) * len(lanes)
+                transpose(y, goal + j, y.shape[1] * n, tape, source, last, lanes)
+            else:
+                for voice in range(n_voices):
+                    for k in range(j, min(n, j + len(lanes))):
+                        y[first + voice, t, k] = load(tape, at + k * len(lanes) + voice, (None,), (None,))
+
+    return one if entry.count == 1 else several
 
 
 class _Lanes(NamedTuple):
@@ -191,17 +199,7 @@ def _forward(stages: tuple[Stage, ...], n_states: int, n_params: int, dense: boo
                     _through(unit1, weights, second, tape, between, after + enter, sizes, how, counts1, plain)
                 else:
                     _through(unit0, weights, 0, tape, enter, after + enter, sizes, how, counts0, plain)
-                goal, stop = (first * n_frames + t) * n, (first + 1) * n_frames * n
-                for place in range(0, n, len(lanes)):
-                    source = after + enter + place * len(entry)
-                    # a whole vector may reach into the frames after this one, which are still to be written
-                    if n_voices == len(entry) and goal + place + len(lanes) <= stop:
-                        last = after + enter + (n - 1) * len(entry)
-                        transpose(y, goal + place, n_frames * n, tape, source, last, lanes, entry)
-                    else:
-                        for voice in range(n_voices):
-                            for j in range(min(n - place, len(lanes))):
-                                y[first + voice, t, place + j] = load(tape, source + j * len(entry) + voice, one, one)
+                _put(y, first, t, tape, after + enter, n_voices, lanes, entry)
                 row = after
             for voice in range(n_voices):
                 for part in range(len(entering0)):
@@ -229,12 +227,12 @@ def _through(
         b = n_blocks - 1 - i if back else i
         place = b * len(lanes) * len(units)
         first = at + b * block
-        a = _mixed(weights, first, weight, tape, row, n_inputs, entry, lanes, mixed)
+        a = affine(weights, first, weight, tape, row, n_inputs, entry, lanes, mixed)
         first += step * (1 + n_inputs)
         if dense:
-            r = _mixed(weights, first, weight, tape, enter, n_mixed, entry, lanes, mixed)
+            r = affine(weights, first, weight, tape, enter, n_mixed, entry, lanes, mixed)
         else:
-            r = _mixed(weights, first, weight, tape, enter + place, 1, lanes, lanes, mixed)
+            r = affine(weights, first, weight, tape, enter + place, 1, lanes, lanes, mixed)
         first += step * (1 + n_mixed)
         _apply(unit, a, r, (), weights, first, tape, enter + place, leave + place, m, how, counts, shape)
 
@@ -585,12 +583,6 @@ class Cell(Filter):
     def _loop(self, shape: _Lanes) -> Any:
         return _forward(self._chain, len(self.state_names), len(self.unit_params), self.U.ndim == 2, shape)
 
-    def _rows(self, n_voices: int, n_frames: int, dtype: np.dtype[Any], shape: _Lanes) -> NDArray[Any]:
-        """Rows of the forward loop, one a frame and the one after the last."""
-        parts = sum(n_in + 2 * stage.n_gates for n_in, stage in self._entering())
-        width = shape.frame(self.n_inputs) + parts * shape.part(self.n_units)
-        return aligned((n_voices, n_frames + 1, width), dtype)
-
     def _entering(self) -> Iterator[tuple[int, Stage]]:
         """Each stage with the number of vectors that enter it."""
         entering = len(self.state_names)
@@ -598,37 +590,51 @@ class Cell(Filter):
             yield entering, stage
             entering = stage.n_out
 
-    def _run(
-        self, u: NDArray[Any], x: NDArray[Any], y: NDArray[Any], rows: NDArray[Any], shape: _Lanes, *, taped: bool
-    ) -> None:
-        weights = self._stream(u.dtype, len(shape.weight) * len(shape.units))
-        self._loop(shape)(u, y, x, weights, rows, shape.part(self.n_units), shape.frame(self.n_inputs), taped)
+    def _runner(self, dtype: np.dtype[Any], across: str) -> _Runner:
+        shape = self._shape(dtype, across)
+        part, frame = shape.part(self.n_units), shape.frame(self.n_inputs)
+        width = frame + part * sum(n_in + 2 * stage.n_gates for n_in, stage in self._entering())
+        weights = self._stream(dtype, len(shape.weight) * len(shape.units))
+        runner = _Runner(self._loop(shape), weights, part, frame, width)
+        try:
+            u, x, y = (np.zeros((0, 0, n), dtype) for n in (self.n_inputs, 0, self.n_units))
+            runner.run(u, x.reshape(0, 0), y, runner.rows())
+        except TypingError:
+            if across == "none":
+                raise
+            return self._runner(dtype, "none")  # a unit that branches, say, takes numbers but no vectors
+        return runner
+
+    def _ready(self, dtype: np.dtype[Any], across: str) -> _Runner:
+        runner: _Runner = self._derived((across, dtype.char), self._runner, dtype, across)
+        return runner
 
     def _advance(self, u: NDArray[Any], state: State, y: NDArray[Any]) -> None:
-        n_voices, wide = len(u), lanes(u.dtype)
-        # below half of the lanes it is faster to take one voice after the other
-        batched = n_voices - n_voices % wide if n_voices % wide < wide / 2 else n_voices
-        for across, first, stop in (("voices", 0, batched), ("units", batched, n_voices)):
-            if first < stop:
-                shape = self._shape(u.dtype, across)
-                rows = state.workspace(across, partial(self._rows, 1, 1, u.dtype, shape))
-                self._run(u[first:stop], state.rows[first:stop], y[first:stop], rows, shape, taped=False)
+        n_voices, x = u.shape[0], state.rows
+        batched = _batched(n_voices, lanes(u.dtype)) if n_voices > 1 else 0
+        if batched:
+            runner = self._ready(u.dtype, "voices")
+            runner.run(u[:batched], x[:batched], y[:batched], state.workspace("voices", runner.rows))
+            u, x, y = u[batched:], x[batched:], y[batched:]
+        if batched < n_voices:
+            runner = self._ready(u.dtype, "units")
+            runner.run(u, x, y, state.workspace("units", runner.rows))
 
     def _record(self, u: NDArray[Any], state: State) -> tuple[NDArray[Any], Any]:
         y = np.empty((*u.shape[:2], self.n_units), u.dtype)
-        shape = self._shape(u.dtype, "units")
-        rows = self._rows(u.shape[0], u.shape[1], u.dtype, shape)
-        self._run(u, state.rows, y, rows, shape, taped=True)
-        return y, (u, self._tapes(rows[:, :-1], shape))
+        runner = self._ready(u.dtype, "units")
+        rows = runner.rows(*u.shape[:2])
+        runner.run(u, state.rows, y, rows, taped=True)
+        return y, (u, self._tapes(rows[:, :-1, runner.frame :].reshape(*u.shape[:2], -1, runner.part)))
 
-    def _tapes(self, rows: NDArray[Any], shape: _Lanes) -> list[tuple[NDArray[Any], ...]]:
+    def _tapes(self, parts: NDArray[Any]) -> list[tuple[NDArray[Any], ...]]:
         """What entered each stage, a and r, (voices, frames, vectors * n_units) each, without the blocks' padding."""
-        n = self.n_units
-        parts = rows[..., shape.frame(self.n_inputs) :].reshape(*rows.shape[:2], -1, shape.part(n))[..., :n]
         tapes, first = [], 0
         for n_in, stage in self._entering():
             cuts = [first, first + n_in, first + n_in + stage.n_gates, first + n_in + 2 * stage.n_gates]
-            tapes.append(tuple(parts[:, :, i:j].reshape(*rows.shape[:2], -1) for i, j in pairwise(cuts)))
+            tapes.append(
+                tuple(parts[:, :, i:j, : self.n_units].reshape(*parts.shape[:2], -1) for i, j in pairwise(cuts))
+            )
             first = cuts[-1]
         return tapes
 
@@ -722,6 +728,31 @@ class Cell(Filter):
     def _linearize(self, state: State, u: NDArray[Any]) -> DelayStateSpace:
         (J,), (B,) = self.jacobians(u[None], state)
         return StateSpace(J, B, J[: self.n_units], B[: self.n_units], sample_rate=self.sample_rate)
+
+
+class _Runner(NamedTuple):
+    """A compiled forward loop and what it needs besides signals and state."""
+
+    loop: Any
+    weights: NDArray[Any]
+    part: int
+    frame: int
+    width: int
+
+    def rows(self, n_voices: int = 1, n_frames: int = 1) -> NDArray[Any]:
+        """A row for every frame and one for what comes after the last."""
+        return aligned((n_voices, n_frames + 1, self.width), self.weights.dtype)
+
+    def run(
+        self, u: NDArray[Any], x: NDArray[Any], y: NDArray[Any], rows: NDArray[Any], *, taped: bool = False
+    ) -> None:
+        self.loop(u, y, x, self.weights, rows, self.part, self.frame, taped)
+
+
+def _batched(n_voices: int, wide: int) -> int:
+    """How many voices are best taken side by side: below half of the lanes, one after the other is faster."""
+    whole = n_voices // wide * wide
+    return n_voices if n_voices - whole >= wide / 2 else whole
 
 
 def _nones(n: int) -> tuple[None, ...]:

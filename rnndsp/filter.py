@@ -396,13 +396,15 @@ class Filter(ABC):
         state.index += u.shape[1]
         return y, memory
 
-    def _derived(self, key: Any, make: Callable[[], Any]) -> Any:
-        """Private arrays for the kernels, computed once, also when several threads ask."""
-        if key not in self._cache:
+    def _derived(self, key: Any, make: Callable[..., Any], *arguments: Any) -> Any:
+        """What kernels need, made once by ``make(*arguments)``, also when several threads ask."""
+        value = self._cache.get(key)
+        if value is None:
             with _DERIVING:
-                if key not in self._cache:
-                    self._cache[key] = make()
-        return self._cache[key]
+                value = self._cache.get(key)
+                if value is None:
+                    value = self._cache[key] = make(*arguments)
+        return value
 
     # ---- the interface
 

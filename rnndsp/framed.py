@@ -58,7 +58,8 @@ class SpectralGain(Filter):
         return gain
 
     def _advance(self, u: NDArray[Any], state: State, y: NDArray[Any]) -> None:
-        np.multiply(u, self._twice(u.dtype), out=y)
+        with np.errstate(all="ignore"):
+            np.multiply(u, self._twice(u.dtype), out=y)
 
     def _record(self, u: NDArray[Any], state: State) -> tuple[NDArray[Any], Any]:
         return u * self._twice(u.dtype), u
@@ -195,7 +196,8 @@ class Framed(Filter):
             inner._process(spectrum, state.children[0], out)
             return out
 
-        self._frames(u, state, y, apply)
+        with np.errstate(all="ignore"):  # an inner filter that blows up is the stream's business
+            self._frames(u, state, y, apply)
 
     def _record(self, u: NDArray[Any], state: State) -> tuple[NDArray[Any], Any]:
         memories = []

@@ -53,7 +53,7 @@ class State:
     children : tuple of State
     """
 
-    __slots__ = ("_workspaces", "children", "fields", "index", "vector")
+    __slots__ = ("_workspaces", "children", "fields", "index", "rows", "vector")
 
     def __init__(
         self,
@@ -66,20 +66,23 @@ class State:
         self.fields = fields
         self.children = children
         self.index = index
-        self._workspaces: dict[str, NDArray[Any]] = {}
+        # the own fields as (voices, n), a view for the kernels
+        self.rows = vector.reshape(math.prod(vector.shape[:-1]), vector.shape[-1])
+        self._workspaces: dict[Any, NDArray[Any]] = {}
 
-    def workspace(self, name: str, make: Callable[[], NDArray[Any]]) -> NDArray[Any]:
+    def workspace(self, name: Any, make: Callable[[], NDArray[Any]]) -> NDArray[Any]:
         """An array that a kernel scribbles on, made once, so that blocks allocate nothing; no part of the value."""
         array = self._workspaces.get(name)
         if array is None:
             array = self._workspaces[name] = make()
         return array
 
-    @property
-    def rows(self) -> NDArray[Any]:
-        """The own fields as (voices, n), a view for the kernels."""
-        voices = int(np.prod(self.vector.shape[:-1], dtype=np.int64))
-        return self.vector.reshape(voices, self.vector.shape[-1])
+    def buffer(self, name: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+        """A workspace for a signal, made anew only when the blocks change their size."""
+        array = self._workspaces.get(name)
+        if array is None or array.shape != shape:
+            array = self._workspaces[name] = np.empty(shape, dtype)
+        return array
 
     def __getitem__(self, name: str) -> NDArray[Any]:
         start = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, MutableMapping
 from typing import Any
 
@@ -10,6 +11,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from rnndsp._checks import whole_number
 from rnndsp._jit import kernel
+from rnndsp._vectors import load
 from rnndsp.errors import ParameterError
 from rnndsp.filter import Control, Filter, require_finite
 from rnndsp.state import State
@@ -24,12 +26,11 @@ STEP = 64
 
 @kernel
 def _all_finite(x: Any) -> Any:
-    for voice in range(x.shape[0]):
-        for t in range(x.shape[1]):
-            for channel in range(x.shape[2]):
-                if not np.isfinite(x[voice, t, channel]):
-                    return False
-    return True
+    bad = 0  # counted to the end and over all axes at once, so that the loop becomes vector code
+    for i in range(x.size):
+        number = load(x, i, (None,), (None,))
+        bad += number - number != 0
+    return bad == 0
 
 
 class _Ramps(MutableMapping[str, float]):
@@ -145,6 +146,7 @@ class Stream:
         filt.check_rate(sample_rate)
         self.filter = filt
         self.voices = tuple(whole_number("voices", n, least=0) for n in voices)
+        self._n_voices = math.prod(self.voices)
         self.sample_rate = sample_rate or filt.sample_rate
         self.on_nonfinite = on_nonfinite
         self._ramps = _Ramps(filt.controls, round(ramp_s * (self.sample_rate or DEFAULT_RATE_HZ)))
@@ -158,10 +160,9 @@ class Stream:
     def reset(self) -> None:
         """Back to rest and to sample index 0; controls keep their values."""
         self._state = self.filter.rest_state(self.voices, self.dtype)
-        n_voices = int(np.prod(self.voices, dtype=np.int64))
-        self._held_input = np.zeros((n_voices, self.filter.n_inputs), self.dtype)
-        self._held_output = np.zeros((n_voices, self.filter.n_outputs), self.dtype)
-        self._stuck = np.zeros(n_voices, np.bool_)
+        self._held_input = np.zeros((self._n_voices, self.filter.n_inputs), self.dtype)
+        self._held_output = np.zeros((self._n_voices, self.filter.n_outputs), self.dtype)
+        self._stuck = np.zeros(self._n_voices, np.bool_)
         self.n_nonfinite = 0
         self._ramps.settle()
 
@@ -237,8 +238,9 @@ class Stream:
             u = full
         else:
             u = np.ascontiguousarray(u)
-        self._guarded(u, y)
-        self._ramps.index += n_frames
+        if n_frames:
+            self._guarded(u, y)
+            self._ramps.index += n_frames
         return out
 
     def _blocks(self, array: NDArray[Any], n_channels: int, what: str) -> NDArray[Any]:
@@ -248,35 +250,33 @@ class Stream:
             raise ParameterError(
                 f"{what} of dtype {array.dtype}, the stream runs in {self.dtype}; convert it, or stream(dtype=...)"
             )
-        if array.ndim == 1 and not self.voices and n_channels == 1:
+        shape = array.shape
+        if len(shape) == 1 and not self.voices and n_channels == 1:
             return array[None, :, None]
-        if array.shape[:-2] != self.voices or array.ndim != len(self.voices) + 2 or array.shape[-1] != n_channels:
+        if len(shape) != len(self.voices) + 2 or shape[-1] != n_channels or shape[:-2] != self.voices:
             wanted = ", ".join([*map(str, self.voices), "n_frames", str(n_channels)])
             raise ParameterError(
                 f"{what} of shape {array.shape} must be ({wanted}): time before channels; librosa's (channels, n) "
                 "needs a transpose, voices are given as stream(voices=(n,))"
             )
-        return array.reshape(int(np.prod(self.voices, dtype=np.int64)), *array.shape[-2:])
+        return array.reshape(self._n_voices, *shape[-2:]) if self.voices else array[None]
 
     # ---- NaN and infinity
 
     def _guarded(self, u: NDArray[Any], y: NDArray[Any]) -> None:
         """Process a block, and where input or output is not finite apply the policy, voice by voice."""
-        if not u.shape[1]:
-            return
-        if self.on_nonfinite == "raise" and not _all_finite(u):
-            require_finite(u, "input", self.index)
-        with np.errstate(all="ignore"):
-            self._process(u, y)
-
-    def _process(self, u: NDArray[Any], y: NDArray[Any]) -> None:
-        before = self._state.indices
         clean = _all_finite(u)
+        if self.on_nonfinite == "raise":
+            if not clean:
+                require_finite(u, "input", self.index)
+            self.filter._process(u, self._state, y)
+            if not _all_finite(y):
+                require_finite(y, "output", self.index)
+            return
+        before = self._state.indices
         if clean and not self._stuck.any():
             self.filter._process(u, self._state, y)
             if not _all_finite(y):
-                if self.on_nonfinite == "raise":
-                    require_finite(y, "output", self.index)
                 for bad in np.flatnonzero(~np.isfinite(y).all(axis=(1, 2))).tolist():
                     part = self._state.voice(bad)
                     self._careful(bad, u, y, part, self._act(bad, y, part, before, 0))
