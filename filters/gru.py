@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from rnndsp.activations import sigmoid, tanh
+from rnndsp.activations import fma, sigmoid, tanh
 from rnndsp.engine import Cell, Stage
 from rnndsp.errors import ParameterError
 
@@ -16,8 +16,8 @@ __all__ = ["GRU"]
 
 def _after(a: Any, r: Any, s: Any, p: Any) -> Any:
     reset, z = sigmoid(a[0] + r[0]), sigmoid(a[1] + r[1])
-    n = tanh(a[2] + reset * r[2])
-    return (n + z * (s[0] - n),)
+    n = tanh(fma(reset, r[2], a[2]))
+    return (fma(z, s[0] - n, n),)
 
 
 def _after_adjoint(a: Any, r: Any, s: Any, p: Any, d: Any) -> Any:
@@ -40,7 +40,7 @@ def _gates_adjoint(a: Any, r: Any, s: Any, p: Any, d: Any) -> Any:
 
 def _candidate(a: Any, r: Any, s: Any, p: Any) -> Any:
     n = tanh(a[0] + r[0])
-    return (n + s[1] * (s[2] - n),)
+    return (fma(s[1], s[2] - n, n),)
 
 
 def _candidate_adjoint(a: Any, r: Any, s: Any, p: Any, d: Any) -> Any:

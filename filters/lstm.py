@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rnndsp.activations import sigmoid, tanh
+from rnndsp.activations import fma, sigmoid, tanh
 from rnndsp.engine import Cell, Stage
 
 __all__ = ["LSTM"]
@@ -17,7 +17,7 @@ __all__ = ["LSTM"]
 def _unit(a: Any, r: Any, s: Any, p: Any) -> Any:
     i, f = sigmoid(a[0] + r[0]), sigmoid(a[1] + r[1])
     g, o = tanh(a[2] + r[2]), sigmoid(a[3] + r[3])
-    c = f * s[1] + i * g
+    c = fma(f, s[1], i * g)
     return o * tanh(c), c
 
 

@@ -1,81 +1,71 @@
-"""Speed against rivals, each pair in one run: ``python -m tests.benchmarks``.
+"""Speed against rivals, each pair in one run: ``python -m tests.benchmarks [GROUP ...] [--json FILE] [--plot FILE]``.
 
-Medians of interleaved repeats, one thread, microseconds a sample; ratio = rival / ours, so above 1 we are faster.
-PyTorch is skipped where it is not installed.
+Medians of interleaved repeats, one thread. A rival that is not installed is left out: ``pip install -e '.[bench]'`` brings
+ONNX Runtime and pedalboard, PyTorch is yours to install.
 """
 
+import argparse
 import importlib.metadata
+import json
 import platform
-import statistics
-import time
-from collections.abc import Callable
+from pathlib import Path
 
-import numpy as np
-from scipy import signal
+from tests.benchmarks import cells, linear, realtime
+from tests.benchmarks.measuring import HEADER
 
-from rnndsp.filters import GRU, LSTM, SOS, Elman, StateSpace
-
-RATE = 44100
-REPEATS = 9
-
-
-def compare(
-    name: str, rival_name: str, ours: Callable[[], object], rival: Callable[[], object], n_samples: int
-) -> None:
-    ours(), rival()  # compile, and warm the caches
-    times: dict[str, list[float]] = {"ours": [], "rival": []}
-    for _ in range(REPEATS):
-        for who, call in (("ours", ours), ("rival", rival)):
-            started = time.perf_counter()
-            call()
-            times[who].append((time.perf_counter() - started) / n_samples * 1e6)
-    mine, other = statistics.median(times["ours"]), statistics.median(times["rival"])
-    print(f"{name:<28}{mine:>9.3f}   {rival_name:<22}{other:>9.3f}   {other / mine:>7.2f}", flush=True)
+GROUPS = {
+    "inference": cells.inference,
+    "voices": cells.voices,
+    "streaming": realtime.streaming,
+    "linear": linear.linear,
+    "tails": realtime.tails,
+    "start": realtime.start,
+    "scaling": cells.scaling,
+}
 
 
-def against_torch(seconds: float = 1.0) -> None:
-    try:
-        import torch
-    except ImportError:
-        print("PyTorch is not installed: its rows are left out")
-        return
-    torch.set_num_threads(1)
-    u = np.random.default_rng(0).standard_normal(round(seconds * RATE)).astype(np.float32)
-    tensor = torch.from_numpy(u)[None, :, None]
-    for kind, module in (("LSTM", torch.nn.LSTM), ("GRU", torch.nn.GRU), ("Elman", torch.nn.RNN)):
-        for n_units in (8, 16, 32, 40, 64, 96):
-            rival = module(1, n_units, batch_first=True)
-            ours = {"LSTM": LSTM, "GRU": GRU, "Elman": Elman}[kind].from_torch(
-                {name: value.detach().numpy() for name, value in rival.state_dict().items()}
-            )
-            with torch.no_grad():
-                compare(
-                    f"{kind} {n_units}", "PyTorch, whole buffer", lambda f=ours: f(u), lambda f=rival: f(tensor), len(u)
-                )
+def versions() -> dict[str, str]:
+    found = {"Python": platform.python_version(), "machine": f"{platform.machine()}, {cpu_name()}"}
+    for name in ("numpy", "scipy", "numba", "torch", "onnxruntime", "pedalboard"):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
 
 
-def against_scipy(seconds: float = 2.0) -> None:
-    u = np.random.default_rng(0).standard_normal(round(seconds * RATE))
-    for order in (2, 4, 12):
-        sos = signal.butter(order, 0.2, output="sos")
-        ours = SOS(sos)
-        compare(f"SOS order {order}", "scipy sosfilt", lambda f=ours: f(u), lambda s=sos: signal.sosfilt(s, u), len(u))
-    system = signal.butter(16, 0.3, output="zpk")
-    matrices = signal.zpk2ss(*system)
-    ours = StateSpace(*matrices)
-    short = u[:5000]
-    compare(
-        "StateSpace, 16 states",
-        "scipy dlsim",
-        lambda: ours(short),
-        lambda: signal.dlsim((*matrices, 1), short),
-        len(short),
-    )
+def cpu_name() -> str:
+    import llvmlite.binding
+
+    return str(llvmlite.binding.get_host_cpu_name())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description="Speed against rivals.")
+    parser.add_argument("groups", nargs="*", metavar="GROUP", help=f"of {', '.join(GROUPS)}; all when none is given")
+    parser.add_argument("--json", type=Path, help="write all rows there")
+    parser.add_argument("--plot", type=Path, help="draw the rows of `scaling` there")
+    options = parser.parse_args()
+    if unknown := sorted(set(options.groups) - set(GROUPS)):
+        parser.error(f"no group {unknown}: choose of {', '.join(GROUPS)}")
+    about = versions()
+    print(", ".join(f"{name} {version}" for name, version in about.items()))
+    print(HEADER)
+    rows = []
+    for group in options.groups or GROUPS:
+        for row in GROUPS[group]():
+            print(row, flush=True)
+            rows.append({"group": group, **row.as_dict()})
+    short = [row["name"] for row in rows if row["passed"] is False]
+    n_targets = sum(row["passed"] is not None for row in rows)
+    print(f"{n_targets - len(short)} of {n_targets} targets met" + (f"; short: {', '.join(short)}" if short else ""))
+    if options.json:
+        options.json.write_text(json.dumps({"versions": about, "rows": rows}, indent=1) + "\n")
+    if options.plot:
+        from tests.benchmarks.plot import draw
+
+        draw(rows, options.plot, about)
 
 
 if __name__ == "__main__":
-    versions = {name: importlib.metadata.version(name) for name in ("numpy", "scipy", "numba")}
-    print(f"{platform.machine()}, Python {platform.python_version()}, {versions}")
-    print(f"{'':<28}{'us/sample':>9}   {'rival':<22}{'us/sample':>9}   {'ratio':>7}")
-    against_scipy()
-    against_torch()
+    main()
