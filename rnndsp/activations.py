@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 from numba import types
 
-from rnndsp import _vectors
 from rnndsp._jit import inline, specialise
 from rnndsp._vectors import Vector, flushed, larger, power_of_two, smaller
+from rnndsp._vectors import fma as fused
 
 __all__ = ["TINY", "flush", "fma", "sigmoid", "tanh"]
 
@@ -205,4 +205,7 @@ def _flush_of(x: Any) -> Callable[[Any], Any] | None:
 
 @specialise(fma)
 def _fma_of(x: Any, y: Any, z: Any) -> Callable[[Any, Any, Any], Any]:
-    return lambda x, y, z: fused(x, y, z)
+    def implementation(x: Any, y: Any, z: Any) -> Any:
+        return fused(x, y, z)
+
+    return implementation

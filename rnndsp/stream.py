@@ -72,9 +72,9 @@ class _Ramps(MutableMapping[str, float]):
 
     def fill(self, columns: NDArray[Any]) -> None:
         """Write the next frames of every control into (voices, frames, controls)."""
-        at = self.index + np.arange(columns.shape[1])
-        for place, name in enumerate(self._ramps):
-            columns[..., place] = self._at(name, at)
+        for place, (name, (_, target, first)) in enumerate(self._ramps.items()):
+            still = self.index >= first + self._length
+            columns[..., place] = target if still else self._at(name, self.index + np.arange(columns.shape[1]))
 
     def adopt(self, controls: tuple[Control, ...]) -> None:
         """Go on with the ranges of another filter's controls of the same names."""
@@ -232,7 +232,8 @@ class Stream:
         if y.shape[1] != n_frames:
             raise ParameterError(f"out holds {y.shape[1]} frames, the block {n_frames}")
         if filt.controls:
-            full = np.empty((u.shape[0], n_frames, filt.n_inputs + len(filt.controls)), self.dtype)
+            shape = (u.shape[0], n_frames, filt.n_inputs + len(filt.controls))
+            full = self._state.buffer("controls", shape, self.dtype)
             full[..., : filt.n_inputs] = u
             self._ramps.fill(full[..., filt.n_inputs :])
             u = full

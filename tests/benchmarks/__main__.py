@@ -1,7 +1,7 @@
 """Speed against rivals, each pair in one run: ``python -m tests.benchmarks [GROUP ...] [--json FILE] [--plot FILE]``.
 
-Medians of interleaved repeats, one thread. A rival that is not installed is left out: ``pip install -e '.[bench]'`` brings
-ONNX Runtime and pedalboard, PyTorch is yours to install.
+Medians of interleaved repeats, one thread. A rival that is not installed is left out: ``pip install -e '.[bench]'``
+brings ONNX Runtime and pedalboard, PyTorch is yours to install.
 """
 
 import argparse
