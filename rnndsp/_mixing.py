@@ -1,10 +1,10 @@
 """Matrix times vector inside kernels, and tuples of rows: the linear half of every cell."""
 
-from rnndsp._jit import inline, specialise
+from rnndsp._jit import inline, kernel, specialise
 from rnndsp._vectors import accumulate as multiply
-from rnndsp._vectors import fma, fold, lane, load_each, store, widen
+from rnndsp._vectors import fma, fold, lane, load, load_each, store, widen
 
-__all__ = ["accumulate", "affine", "dot", "gather", "put_out", "rows", "scatter", "unmix"]
+__all__ = ["accumulate", "affine", "all_finite", "dot", "gather", "put_out", "rows", "scatter", "unmix"]
 
 
 # A sum of products runs in so many registers at once, as each waits for its last term; it is part of the rounding.
@@ -87,6 +87,16 @@ def dot(x, y):
         s0 = fma(x[i], y[i], s0)
         i += 1
     return ((s0 + s1) + (s2 + s3)) + ((s4 + s5) + (s6 + s7))
+
+
+@kernel
+def all_finite(x):
+    """Whether a contiguous array holds neither NaN nor infinity."""
+    bad = 0  # counted to the end and over all axes at once, so that the loop becomes vector code
+    for i in range(x.size):
+        number = load(x, i, (None,), (None,))
+        bad += number - number != 0
+    return bad == 0
 
 
 def unmix(out, weights, d):

@@ -664,7 +664,9 @@ class _Watched(Mapping[str, Any]):
 
 def require_finite(signal: NDArray[Any], what: str, index: int) -> None:
     """Raise :class:`NonFiniteError` that names the first bad sample of (voices, frames, channels)."""
-    if np.isfinite(signal).all():
+    from rnndsp._mixing import all_finite  # here, as filters can be described without Numba
+
+    if all_finite(np.ascontiguousarray(signal)):
         return
     voice, frame, channel = np.argwhere(~np.isfinite(signal))[np.argmin(np.nonzero(~np.isfinite(signal))[1])]
     remedy = (

@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from rnndsp._checks import whole_number
-from rnndsp._jit import kernel
-from rnndsp._vectors import load
+from rnndsp._mixing import all_finite
 from rnndsp.errors import ParameterError
 from rnndsp.filter import Control, Filter, require_finite
 from rnndsp.state import State
@@ -22,15 +21,6 @@ __all__ = ["Stream"]
 DEFAULT_RATE_HZ = 48000.0
 # Frames between two looks at a voice that has just misbehaved.
 STEP = 64
-
-
-@kernel
-def _all_finite(x: Any) -> Any:
-    bad = 0  # counted to the end and over all axes at once, so that the loop becomes vector code
-    for i in range(x.size):
-        number = load(x, i, (None,), (None,))
-        bad += number - number != 0
-    return bad == 0
 
 
 class _Ramps(MutableMapping[str, float]):
@@ -266,18 +256,18 @@ class Stream:
 
     def _guarded(self, u: NDArray[Any], y: NDArray[Any]) -> None:
         """Process a block, and where input or output is not finite apply the policy, voice by voice."""
-        clean = _all_finite(u)
+        clean = all_finite(u)
         if self.on_nonfinite == "raise":
             if not clean:
                 require_finite(u, "input", self.index)
             self.filter._process(u, self._state, y)
-            if not _all_finite(y):
+            if not all_finite(y):
                 require_finite(y, "output", self.index)
             return
         before = self._state.indices
         if clean and not self._stuck.any():
             self.filter._process(u, self._state, y)
-            if not _all_finite(y):
+            if not all_finite(y):
                 for bad in np.flatnonzero(~np.isfinite(y).all(axis=(1, 2))).tolist():
                     part = self._state.voice(bad)
                     self._careful(bad, u, y, part, self._act(bad, y, part, before, 0))
