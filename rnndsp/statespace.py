@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -10,8 +11,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from rnndsp._checks import whole_number
-from rnndsp._jit import kernel
-from rnndsp._mixing import accumulate
+from rnndsp._jit import inline, kernel
+from rnndsp._mixing import CHAINS, accumulate, affine
+from rnndsp._vectors import aligned, lanes, load, store
 from rnndsp.activations import flush
 from rnndsp.errors import ParameterError
 from rnndsp.filter import MAX_STATES, Filter
@@ -22,46 +24,97 @@ __all__ = ["DelayStateSpace", "StateSpace", "delay", "feedback", "gain", "parall
 # The largest expanded state for which a dense matrix is formed.
 DENSE_LIMIT = 4000
 
+# At most so many sums share the loading of an entry: more gain little, and every number of them is compiled anew.
+GROUP = 3
+
+ONE = (None,)
+
+# The tape of a run that records nothing.
+UNTAPED = np.empty((0, 0, 0))
+
 
 @kernel
-def _forward(u: Any, y: Any, lines: Any, index: Any, delays: Any, matrices: Any, tape: Any) -> None:
-    at, bt, ct, dt = matrices
-    n = delays.size
-    taped = tape.shape[1] > 0
-    position = np.empty(n, np.int64)
-    start = np.empty(n, np.int64)
-    d = np.empty(n, lines.dtype)
-    v = np.empty(n, lines.dtype)
-    frame = np.empty(u.shape[2], lines.dtype)
-    out = np.empty(y.shape[2], lines.dtype)
+def _forward(
+    u: Any, y: Any, lines: Any, index: Any, delays: Any, weights: Any, work: Any, tape: Any, shape: Any
+) -> None:
+    """``[v, y] = [[B, A], [D, C]] [u, d]``, lanes being rows of the matrix, or as many frames at a time.
+
+    ``shape`` are tuples of None: all lanes, how wide a weight is and an entry, the sums of a block. ``work`` holds two
+    rows, used in turn, then where each line is read and where it ends. In a row stand zeros that fill up the chains, u,
+    d and the outputs: what comes of one row goes to the other, v to where d will be read.
+    """
+    lanes, weight, entry, group = shape
+    n, n_frames, n_inputs, wide = delays.size, u.shape[1], u.shape[2], len(entry)
+    terms = _padded(n_inputs + n, len(CHAINS))
+    inside = _padded((terms - n) * wide, len(lanes))
+    outside = inside + n * wide
+    width = work.size // 2 - n
+    place, stop = work[2 * width : 2 * width + n].view(np.int64), work[2 * width + n :].view(np.int64)
+    # lines of one sample need no ring where they come last, as in all of StateSpace: v is the next d as it stands
+    rings = n
+    while rings > 0 and delays[rings - 1] == 1:
+        rings -= 1
     for voice in range(u.shape[0]):
-        line = lines[voice]
-        first = 0
+        first = voice * lines.shape[1]
         for i in range(n):
-            start[i] = first
-            position[i] = index % delays[i]
+            place[i] = first + index % delays[i]
             first += delays[i]
-        for t in range(u.shape[1]):
-            for i in range(frame.size):
-                frame[i] = u[voice, t, i]
-            for i in range(n):
-                d[i] = line[start[i] + position[i]]
-                v[i] = 0
-            if taped:
-                for i in range(n):
-                    tape[voice, t, i] = d[i]
-            out[:] = 0
-            accumulate(v, at, d)
-            accumulate(v, bt, frame)
-            accumulate(out, ct, d)
-            accumulate(out, dt, frame)
-            for i in range(n):
-                line[start[i] + position[i]] = flush(v[i])
-                position[i] += 1
-                if position[i] == delays[i]:
-                    position[i] = 0
-            for i in range(out.size):
-                y[voice, t, i] = flush(out[i])
+            stop[i] = first
+        row = 0
+        for i in range(rings, n):
+            store(work, inside + i, load(lines, place[i], ONE, ONE), ONE)
+        for t in range(0, n_frames, wide):
+            n_new = min(wide, n_frames - t)
+            for i in range(n_inputs):
+                for k in range(wide):  # past the end the last frame again, as a loop of known length is none at all
+                    goal = row + inside + (i - n_inputs) * wide + k
+                    store(work, goal, u[voice, min(t + k, n_frames - 1), i], ONE)
+            for i in range(rings):
+                goal = row + inside + i * wide
+                if place[i] + wide <= stop[i]:
+                    store(work, goal, load(lines, place[i], entry, entry), entry)
+                else:
+                    for k in range(wide):
+                        source = _wrapped(place[i] + k, stop[i], delays[i])
+                        store(work, goal + k, load(lines, source, ONE, ONE), ONE)
+            for i in range(tape.shape[2]):
+                for k in range(n_new):
+                    tape[voice, t + k, i] = load(work, row + inside + i * wide + k, ONE, ONE)
+            at, begin = 0, row + outside - terms * wide
+            row = width - row
+            goal = row + inside
+            while at < weights.size:
+                sums = affine(weights, at, weight, work, begin, terms, entry, lanes, group)
+                at += len(group) * len(weight) * (1 + terms)
+                for total in sums:
+                    store(work, goal, flush(total), lanes)
+                    goal += len(lanes)
+            for i in range(rings):
+                source = row + inside + i * wide
+                if n_new == wide and place[i] + wide <= stop[i]:
+                    store(lines, place[i], load(work, source, entry, entry), entry)
+                else:
+                    for k in range(n_new):
+                        goal = _wrapped(place[i] + k, stop[i], delays[i])
+                        store(lines, goal, load(work, source + k, ONE, ONE), ONE)
+                place[i] = _wrapped(place[i] + n_new, stop[i], delays[i])
+            for i in range(y.shape[2]):
+                for k in range(wide):
+                    if t + k < n_frames:
+                        y[voice, t + k, i] = load(work, row + outside + i * wide + k, ONE, ONE)
+        for i in range(rings, n):
+            store(lines, place[i], load(work, row + inside + i, ONE, ONE), ONE)
+
+
+@inline
+def _wrapped(place: Any, stop: Any, delay: Any) -> Any:
+    return place if place < stop else place - delay
+
+
+@inline
+def _padded(n: Any, step: Any) -> Any:
+    """The first multiple of ``step`` from n on."""
+    return -(-n // step) * step
 
 
 @kernel
@@ -173,28 +226,40 @@ class DelayStateSpace(Filter):
     def _state_dtype(self, dtype: np.dtype[Any]) -> np.dtype[Any]:
         return np.dtype(np.float64)
 
+    def _packed(self) -> tuple[Any, ...]:
+        """What :func:`_forward` gets beside signals, state and delays: weights, shape, and how to make its work."""
+        n, rows = self.delays.size, self.delays.size + self.n_outputs
+        wide = (None,) * lanes(np.dtype(np.float64))
+        # lanes are frames where no line gives back within them what it got, else rows of the matrix
+        weight, entry = (ONE, wide) if np.all(self.delays >= len(wide)) else (wide, ONE)
+        group = min(-(-rows // len(weight)), GROUP)
+        width = _padded(rows, group * len(weight))
+        # in the order in which they are read: of a block of rows zeros to start from, then the columns
+        terms = _padded(self.n_inputs + n, len(CHAINS))
+        columns = np.zeros((1 + terms, width))
+        A, B, C, D = self._matrices
+        columns[1 + terms - n - self.n_inputs :, :rows] = np.block([[B, A], [D, C]]).T
+        weights = aligned((columns.size,), np.float64)
+        weights[...] = columns.reshape(1 + terms, -1, group * len(weight)).transpose(1, 0, 2).ravel()
+        row = _padded((terms - n) * len(entry), len(wide)) + width * len(entry)
+        shape = wide, weight, entry, (None,) * group
+        return weights, shape, partial(aligned, (2 * (row + n),), np.float64)
+
     @property
-    def _lengths(self) -> NDArray[np.int64]:
-        """The delays as the kernels get them, a private copy."""
-        lengths: NDArray[np.int64] = self._derived("lengths", self.delays.copy)
-        return lengths
+    def _matrices(self) -> tuple[NDArray[Any], ...]:
+        return tuple(self._own[name].astype(np.float64, order="C") for name in "ABCD")
 
-    def _matrices(self, *, transposed: bool) -> tuple[NDArray[Any], ...]:
-        def make() -> tuple[NDArray[Any], ...]:
-            own = (self._own[name].astype(np.float64) for name in "ABCD")
-            return tuple(np.ascontiguousarray(m.T if transposed else m) for m in own)
-
-        matrices: tuple[NDArray[Any], ...] = self._derived(("matrices", transposed), make)
-        return matrices
+    def _run(self, u: NDArray[Any], state: State, y: NDArray[Any], tape: NDArray[np.float64]) -> None:
+        weights, shape, work = self._derived("packed", self._packed)
+        _forward(u, y, state.rows, state.index, self.delays, weights, state.workspace("work", work), tape, shape)
 
     def _advance(self, u: NDArray[Any], state: State, y: NDArray[Any]) -> None:
-        nothing = np.empty((u.shape[0], 0, 0))
-        _forward(u, y, state.rows, state.index, self._lengths, self._matrices(transposed=True), nothing)
+        self._run(u, state, y, UNTAPED)
 
     def _record(self, u: NDArray[Any], state: State) -> tuple[NDArray[Any], Any]:
         y = np.empty((*u.shape[:2], self.n_outputs), u.dtype)
         d = np.empty((*u.shape[:2], self.delays.size))
-        _forward(u, y, state.rows, state.index, self._lengths, self._matrices(transposed=True), d)
+        self._run(u, state, y, d)
         return y, (u, d)
 
     def _adjoint(
@@ -204,7 +269,7 @@ class DelayStateSpace(Filter):
         n_frames = u.shape[1]
         dy64, final = dy.astype(np.float64), dx.astype(np.float64)
         du, dd, dv = np.empty(u.shape), np.empty(d.shape), np.empty(d.shape)
-        _backward(dy64, du, dd, dv, final, self._lengths, self._matrices(transposed=False))
+        _backward(dy64, du, dd, dv, final, self.delays, self._matrices)
         initial = np.zeros_like(final)
         first = 0
         for i, m in enumerate(self.delays):
@@ -223,7 +288,7 @@ class DelayStateSpace(Filter):
         return du.astype(u.dtype), initial.astype(dx.dtype), params
 
     def _linearize(self, state: State, u: NDArray[Any]) -> DelayStateSpace:
-        A, B, C, D = (self._own[name].astype(np.float64) for name in "ABCD")
+        A, B, C, D = self._matrices
         return space(A, B, C, D, self.delays, sample_rate=self.sample_rate)
 
     def expand(self) -> StateSpace:

@@ -241,6 +241,30 @@ def test_the_wet_sound_has_unit_energy_and_the_dry_one_is_direct(n_channels):
     np.testing.assert_allclose(filt(u), 0.3 * u + 2 * plain(u), atol=1e-13)
 
 
+def by_loop(filt, u):
+    """The equations of a network from rest, frame by frame."""
+    v = np.zeros((len(u), len(filt.delays)))
+    y = np.empty((len(u), filt.n_outputs))
+    for t in range(len(u)):
+        back = t - filt.delays
+        d = np.where(back < 0, 0, v[back, np.arange(len(back))])
+        v[t], y[t] = filt.A @ d + filt.B @ u[t], filt.C @ d + filt.D @ u[t]
+    return y
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("n", "n_channels"), [(1, 1), (4, 1), (8, 3), (16, 2)])
+def test_networks_equal_their_equations(kind, n, n_channels):
+    filt = FeedbackDelayNetwork(
+        lines(RATE, n), t60_s=1.5, sample_rate=RATE, n_channels=n_channels, matrix=kind, dry=0.7, seed=6
+    )
+    u = noise(6000, n_channels, seed=n)
+    y, expected = filt(u), by_loop(filt, u)
+    np.testing.assert_allclose(y, expected, rtol=0, atol=1e-12 * np.max(np.abs(expected)))
+    y = filt(u.astype(np.float32))
+    np.testing.assert_allclose(y, expected, rtol=0, atol=1e-6 * np.max(np.abs(expected)))
+
+
 def test_bad_networks():
     for t60_s in (0, -1, np.nan, np.inf):
         with pytest.raises(ParameterError, match=r"t60_s=.* must be positive and finite"):

@@ -60,7 +60,7 @@ def by_deques(filt, u, lines):
         y.append(filt.C @ d + filt.D @ frame)
         for line, value in zip(lines, filt.A @ d + filt.B @ frame, strict=True):
             line.append(value)
-    return np.array(y), np.concatenate([np.array(line) for line in lines])
+    return np.array(y), np.concatenate([np.zeros(0), *map(np.array, lines)])
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 7, 8, 9, 20])
@@ -163,6 +163,80 @@ def test_feedback_equals_running_the_parts(first, second, n):
     out, state = loop.run(u)
     close(out, y[n:])
     close(state.ravel(), np.concatenate([y[len(u) :].T.ravel(), ahead.ravel(), behind.ravel()]))
+
+
+# short and long lines, in every order: those whose lanes are rows of the matrix, and those whose lanes are frames
+LINES = {
+    "none": [],
+    "one sample": [1],
+    "many of one sample": [1] * 18,
+    "short": [3, 1, 4, 1, 5],
+    "short, then of one sample": [2, 5, 1, 1, 1],
+    "of one sample, then long": [1, 1, 30],
+    "long, then of one sample": [100, 1, 1],
+    "as many as lanes": [8, 8, 8],
+    "long": [8, 9, 64, 301],
+    "many": [11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61, 67, 71],
+}
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("name", LINES)
+def test_no_cut_changes_a_bit_nor_does_a_tape(name, dtype):
+    filt, rng = network(LINES[name], 2, 3), np.random.default_rng(4)
+    u = noise(2, 700, 2, seed=8).astype(dtype)
+    start = filt.rest_state((2,), dtype)
+    start.vector[...], start.index = noise(*start.vector.shape, seed=9), 12345
+    y, end = filt.run(u, start)
+    tape = filt.tape(u, start)
+    np.testing.assert_array_equal(tape.y, y)
+    assert tape.state == end
+    for _ in range(4):
+        parts, state, t = [], start, 0
+        while t < len(u[0]):
+            size = rng.integers(0, rng.choice([3, 12, 150]))
+            part, state = filt.run(u[:, t : t + size], state)
+            parts.append(part)
+            t += size
+        np.testing.assert_array_equal(np.concatenate(parts, axis=1), y)
+        assert state == end
+    for voice in range(2):
+        alone, state = filt.run(u[voice : voice + 1], start.voice(voice).copy())
+        np.testing.assert_array_equal(alone[0], y[voice])
+        np.testing.assert_array_equal(state.rows[0], end.rows[voice])
+        lines = np.split(start.ravel()[voice], np.cumsum(filt.delays)[:-1]) if filt.delays.size else []
+        expected, rest = by_deques(filt, u[voice].astype(float), lines)
+        close(y[voice], expected, 1e-12 if dtype == np.float64 else 1e-7)
+        close(end.ravel()[voice], rest)
+
+
+@pytest.mark.parametrize("name", ["none", "short", "many of one sample", "many"])
+def test_no_width_of_the_registers_changes_a_bit(name, monkeypatch):
+    made = network(LINES[name], 2, 3)
+    u = noise(200, 2)
+    y, end = made.run(u)
+    for width in (1, 2, 4, 8):
+        monkeypatch.setattr("rnndsp.statespace.lanes", lambda dtype, width=width: width)
+        other = made.replace()  # which packs its weights anew
+        found, state = other.run(u)
+        np.testing.assert_array_equal(found, y)
+        assert state == end
+
+
+@pytest.mark.parametrize("name", ["many of one sample", "many"])
+def test_what_is_not_finite_stays_in_its_voice_and_its_future(name):
+    filt = network(LINES[name], 2, 3)
+    u = noise(2, 40, 2)
+    state, clean = filt.rest_state((2,)), filt.run(u)[0]
+    u[1, 21, 0] = np.nan
+    y = np.empty((2, 40, 3))
+    filt._process(u, state, y)
+    np.testing.assert_array_equal(y[0], clean[0])
+    np.testing.assert_array_equal(y[1, :21], clean[1, :21])
+    assert np.isnan(y[1, 21]).all()
+    heard = 21 + np.min(filt.delays)
+    np.testing.assert_array_equal(y[1, 22:heard], clean[1, 22:heard])
+    assert np.isnan(y[1, heard]).all() and not np.isnan(state.rows[0]).any() and np.isnan(state.rows[1]).any()
 
 
 def test_delay_and_gain():
