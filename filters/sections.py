@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from functools import reduce
+import math
+from functools import partial, reduce
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from rnndsp._checks import whole_number
-from rnndsp._jit import kernel
+from rnndsp._jit import inline, kernel
+from rnndsp._vectors import aligned, fma, lanes, load, load_each, store
 from rnndsp.activations import flush
 from rnndsp.errors import ParameterError
 from rnndsp.filter import Filter
@@ -18,33 +20,97 @@ from rnndsp.statespace import DelayStateSpace, StateSpace, series
 
 __all__ = ["SOS", "TransferFunction"]
 
+# Frames that are brought into the lanes at a time, and that go through a section before the next one has its turn: few,
+# as the processor looks so far ahead and works on several sections at once, each of which has to wait for itself.
+CHUNK, RUN = 64, 8
+# A longer section keeps the lanes busy with its own states, where there are few voices.
+LONG = 32
+
+
+@inline
+def _moved(z: Any, b: Any, v: Any, a: Any, w: Any) -> Any:
+    """What moves into a state: ``z`` is the state behind it, and w is known last."""
+    return fma(-a, w, fma(b, v, z))
+
+
+@inline
+def _through(
+    table: Any, c: Any, work: Any, x: Any, start: Any, step: Any, n_frames: Any, order: Any, known: Any, lanes: Any
+) -> None:
+    """Frames of ``work`` from ``start`` on through the section with coefficients at ``c`` and states at ``x``.
+
+    The first two states stay in registers.
+    """
+    one, two = (None,), (None, None)
+    wide, a = len(lanes), c + max(order, 2) + 1
+    b0 = load(table, c, one, lanes)
+    b1, b2 = load_each(table, c + 1, 1, one, lanes, two)
+    a1, a2 = load_each(table, a, 1, one, lanes, two)
+    z0, z1 = load_each(work, x, wide, lanes, lanes, two)
+    for at in range(start, start + n_frames * wide, wide):
+        v = load(work, at, lanes, lanes)
+        w = fma(b0, v, z0)
+        if len(known) > 0:
+            z0 = _moved(z1, b1, v, a1, w)
+        if len(known) > 1:
+            z1 = _moved(load(work, x + 2 * wide, lanes, lanes), b2, v, a2, w)
+        if len(known) > 2:
+            for k in range(2, order):
+                behind = load(work, x + (k + 1) * wide, lanes, lanes)
+                bk, ak = load(table, c + k + 1, one, lanes), load(table, a + k, one, lanes)
+                store(work, x + k * wide, _moved(behind, bk, v, ak, w), lanes)
+        store(work, at + step, w, lanes)
+    store(work, x, z0, lanes)
+    store(work, x + wide, z1, lanes)
+
 
 @kernel
-def _forward(u: Any, y: Any, z: Any, index: Any, b: Any, a: Any, tape: Any) -> None:
-    """``tape`` takes what goes through the cascade: the input of every section, and the output of the last."""
-    n_sections, order = a.shape
-    taped = tape.shape[1] > 0
-    x = np.zeros((n_sections, order + 1))  # the states, and the zero that moves into the last one
-    for voice in range(u.shape[0]):
-        x[:, :order] = z[voice]
-        for t in range(u.shape[1]):
-            v = np.float64(u[voice, t, 0])
+def _forward(u: Any, y: Any, z: Any, index: Any, table: Any, work: Any, taped: Any, known: Any, lanes: Any) -> None:
+    """Lanes are voices. ``known`` has as many entries as a section has states, three if there are more than two.
+
+    ``table`` has a row b0, b1, ..., a1, ... for every section, with at least two states, zeros if need be. ``work``
+    holds the states, those of each section and the zero that moves into the last one; then what goes through the
+    cascade, from the input to the output: a chunk of it, in place, or (one lane only) the tape, voice after voice, with
+    a row of all frames for the input of every section and one for the output.
+    """
+    one = (None,)
+    n_voices, n_frames, wide = u.shape[0], u.shape[1], len(lanes)
+    n_sections, width = table.shape
+    order = z.shape[1] // n_sections
+    own = width // 2 + 1
+    step = n_frames if taped else 0
+    for first in range(0, n_voices, wide):
+        n_taken = min(wide, n_voices - first)
+        if n_taken < wide:
+            work[:] = 0  # what is left in the other lanes might decay into subnormals
+        for voice in range(n_taken):
             for s in range(n_sections):
-                if taped:
-                    tape[voice, t, s] = v
-                w = b[s, 0] * v + x[s, 0]
                 for k in range(order):
-                    x[s, k] = (x[s, k + 1] + b[s, k + 1] * v) - a[s, k] * w  # w is known last
-                v = w
-            if taped:
-                tape[voice, t, n_sections] = v
-            y[voice, t, 0] = flush(v)
-            # at every sample this would lengthen the recursion by a third; 16 samples are too few to turn subnormal
-            if (index + t) % 16 == 0:
+                    work[(s * own + k) * wide + voice] = z[first + voice, s * order + k]
+        for begin in range(-((index - 1) % CHUNK), n_frames, CHUNK):
+            head, stop = max(begin, 0), min(begin + CHUNK, n_frames)
+            # where frame 0 is, or would be
+            enter = (n_sections * own + (first * (n_sections + 1) * n_frames if taped else -head)) * wide
+            leave = enter + n_sections * step
+            for voice in range(n_taken):
+                for t in range(head, stop):
+                    store(work, enter + t * wide + voice, load(u, (first + voice) * n_frames + t, one, one), one)
+            for run in range(head - (head - begin) % RUN, stop, RUN):
+                t, end = max(run, head), min(run + RUN, stop)
                 for s in range(n_sections):
-                    for k in range(order):
-                        x[s, k] = flush(x[s, k])
-        z[voice] = x[:, :order]
+                    x, at = s * own * wide, enter + s * step + t * wide
+                    _through(table, s * width, work, x, at, step, end - t, order, known, lanes)
+                # at every sample this would lengthen the recursion by a third; 16 samples are too few to turn subnormal
+                if (index + end - 1) % 16 == 0:
+                    for x in range(0, n_sections * own * wide, wide):
+                        store(work, x, flush(load(work, x, lanes, lanes)), lanes)
+            for voice in range(n_taken):
+                for t in range(head, stop):
+                    store(y, (first + voice) * n_frames + t, flush(load(work, leave + t * wide + voice, one, one)), one)
+        for voice in range(n_taken):
+            for s in range(n_sections):
+                for k in range(order):
+                    z[first + voice, s * order + k] = work[(s * own + k) * wide + voice]
 
 
 @kernel
@@ -57,7 +123,7 @@ def _backward(dy: Any, du: Any, dz: Any, b: Any, a: Any, tape: Any, db: Any, da:
         for t in range(dy.shape[1] - 1, -1, -1):
             d: Any = np.float64(dy[voice, t, 0])
             for s in range(n_sections - 1, -1, -1):
-                v, w = tape[voice, t, s], tape[voice, t, s + 1]
+                v, w = tape[voice, s, t], tape[voice, s + 1, t]
                 for k in range(order):
                     d -= a[s, k] * p[s, k + 1]
                     da[s, k] -= p[s, k + 1] * w
@@ -97,18 +163,32 @@ class _Cascade(Filter):
         coefficients: tuple[NDArray[np.float64], NDArray[np.float64]] = self._derived("coefficients", make)
         return coefficients
 
-    def _run(self, u: NDArray[Any], state: State, y: NDArray[Any], tape: NDArray[np.float64]) -> None:
-        z = state.rows.reshape(len(u), self.n_sections, self.order)
-        _forward(u, y, z, state.index, *self._coefficients(), tape)
+    def _ready(self) -> tuple[Any, ...]:
+        """For the forward kernel: its table, ``known``, how few voices go one by one, and the lanes for these or more.
+
+        Lanes come with what makes the array to work in.
+        """
+        b, a = (np.pad(c, ((0, 0), (0, max(2 - self.order, 0)))) for c in self._coefficients())
+        counts = 1, lanes(np.dtype(np.float64))
+        few = counts[1] // 2 if self.order > LONG else 1
+        across = (((None,) * n, partial(self._work, n, CHUNK * n)) for n in counts)
+        return np.hstack([b, a]), (None,) * min(self.order, 3), few, *across
+
+    def _work(self, n_lanes: int, size: int) -> NDArray[np.float64]:
+        """The states, and room for ``size`` numbers."""
+        return aligned((self.n_sections * (max(self.order, 2) + 1) * n_lanes + size,), np.float64)
 
     def _advance(self, u: NDArray[Any], state: State, y: NDArray[Any]) -> None:
-        self._run(u, state, y, np.empty((u.shape[0], 0, 0)))
+        table, known, few, one, wide = self._derived("ready", self._ready)
+        across, make = wide if u.shape[0] > few else one
+        _forward(u, y, state.rows, state.index, table, state.workspace(across, make), False, known, across)
 
     def _record(self, u: NDArray[Any], state: State) -> tuple[NDArray[Any], Any]:
-        y = np.empty((*u.shape[:2], 1), u.dtype)
-        tape = np.empty((*u.shape[:2], self.n_sections + 1))
-        self._run(u, state, y, tape)
-        return y, tape
+        table, known, *_ = self._derived("ready", self._ready)
+        shape = (u.shape[0], self.n_sections + 1, u.shape[1])
+        y, work = np.empty((*u.shape[:2], 1), u.dtype), self._work(1, math.prod(shape))
+        _forward(u, y, state.rows, state.index, table, work, True, known, (None,))
+        return y, work[work.size - math.prod(shape) :].reshape(shape)
 
     def _adjoint(
         self, memory: Any, dy: NDArray[Any], dx: NDArray[Any]

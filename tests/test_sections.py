@@ -95,13 +95,29 @@ def test_design_conversions_agree():
     assert filt.to_sos().sample_rate == RATE
 
 
-@pytest.mark.parametrize("filt", [SOS(DESIGNS["ellip"](7, "sos")), small(TransferFunction)], ids=["sos", "tf"])
+def fir(order):
+    return TransferFunction(noise(order + 1), [1])
+
+
+# orders known when compiling and not, with fewer states than registers, and so long that few voices get no lanes
+ORDERS = {
+    "sos": SOS(DESIGNS["ellip"](7, "sos")),
+    "one section": SOS(DESIGNS["butter"](2, "sos")),
+    "order 0": fir(0),
+    "order 1": TransferFunction([1, 0.5], [1, -0.9]),
+    "order 3": small(TransferFunction),
+    "order 40": fir(40),
+}
+
+
+@pytest.mark.parametrize("filt", ORDERS.values(), ids=ORDERS)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_blocks_tape_and_voices_change_no_bit(filt, dtype):
-    u = noise(2, 300, 1).astype(dtype)
+@pytest.mark.parametrize("n_voices", [1, 3, 16, 19])
+def test_blocks_tape_and_voices_change_no_bit(filt, dtype, n_voices):
+    u = noise(n_voices, 300, 1).astype(dtype)
     whole, end = filt.run(u)
     state, pieces = None, []
-    for block in np.split(u, [0, 1, 2, 17, 64, 65, 299], axis=1):
+    for block in np.split(u, [0, 1, 2, 17, 64, 65, 66, 200, 299], axis=1):
         y, state = filt.run(block, state)
         pieces.append(y)
     np.testing.assert_array_equal(np.concatenate(pieces, axis=1), whole)
@@ -109,7 +125,61 @@ def test_blocks_tape_and_voices_change_no_bit(filt, dtype):
     tape = filt.tape(u)
     np.testing.assert_array_equal(tape.y, whole)
     assert tape.state == end
-    np.testing.assert_array_equal(filt(u[1]), whole[1])
+    for voice in range(n_voices):
+        y, state = filt.run(u[voice])
+        np.testing.assert_array_equal(y, whole[voice])
+        np.testing.assert_array_equal(state.z, end.z[voice])
+
+
+@pytest.mark.parametrize("n_voices", [2, 8, 19])
+def test_voices_equal_scipy(n_voices):
+    u, sos = noise(n_voices, 1000), DESIGNS["ellip"](7, "sos")
+    zi = 0.1 * noise(n_voices, len(sos), 2, seed=1)
+    start = SOS(sos).rest_state((n_voices,))
+    start.z[...] = zi
+    y, end = SOS(sos).run(u[..., None], start)
+    expected, zf = scipy.signal.sosfilt(sos, u, zi=zi.swapaxes(0, 1))
+    close(y[..., 0], expected)
+    close(end.z, zf.swapaxes(0, 1))
+    for order in (1, 3, 40):
+        filt = fir(order)
+        close(filt(u[..., None])[..., 0], scipy.signal.lfilter(filt.params["b"][0], [1], u))
+
+
+@pytest.mark.parametrize("n_voices", [1, 16])
+def test_any_order_computes_as_a_known_one(n_voices):
+    u, (section,) = noise(n_voices, 300, 1), DESIGNS["butter"](2, "sos")
+    expected, end = SOS([section]).run(u)
+    for order in (2, 3, 40):
+        y, state = TransferFunction(*(np.pad(c, (0, order - 2)) for c in np.split(section, 2))).run(u)
+        np.testing.assert_array_equal(y, expected)
+        np.testing.assert_array_equal(state.z[..., :2], end.z)
+        assert not state.z[..., 2:].any()
+
+
+@pytest.mark.parametrize("filt", ORDERS.values(), ids=ORDERS)
+def test_nan_and_infinity_stay_in_their_voice(filt):
+    u = noise(19, 100, 1)
+    expected = filt(u)
+    u[3, 50], u[17, 50] = np.nan, np.inf
+    y, state = np.empty_like(u), filt.rest_state((19,))
+    filt._process(u, state, y)
+    good = np.isfinite(y)
+    np.testing.assert_array_equal(y[good], expected[good])
+    last = 100 if filt.n_states else 51
+    bad = np.zeros_like(good)
+    bad[[3, 17], 50:last] = True
+    np.testing.assert_array_equal(good, ~bad)
+    assert np.isfinite(np.delete(state.z, [3, 17], axis=0)).all()
+
+
+@pytest.mark.parametrize("filt", ORDERS.values(), ids=ORDERS)
+@pytest.mark.parametrize("shape", [(0, 10, 1), (3, 0, 1), (0, 0, 1)])
+def test_no_voices_and_no_frames(filt, shape):
+    y, state = filt.run(np.zeros(shape))
+    assert y.shape == shape and state.index == shape[1] and not state.z.any()
+    tape = filt.tape(np.zeros(shape))
+    assert tape.adjoint(tape.y).u.shape == shape
 
 
 @pytest.mark.parametrize("design", DESIGNS)
@@ -202,9 +272,10 @@ def test_float32_signals_keep_float64_accuracy():
     assert gradient.u.dtype == np.float32 and gradient.params["b"].dtype == np.float64
 
 
-def test_tails_end_in_zeros():
-    y, state = SOS(DESIGNS["butter"](4, "sos")).run(np.eye(1, 20000)[0])
-    assert not state.z.any() and not y[-1000:].any()
+@pytest.mark.parametrize("n_voices", [1, 3])
+def test_tails_end_in_zeros(n_voices):
+    y, state = SOS(DESIGNS["butter"](4, "sos")).run(np.tile(np.eye(20000, 1), (n_voices, 1, 1)))
+    assert not state.z.any() and not y[:, -1000:].any()
     assert np.min(np.abs(y[y != 0])) >= 1e-30
 
 
