@@ -6,7 +6,6 @@ import warnings
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse.csgraph import connected_components
 
 from rnndsp.statespace import DelayStateSpace
 
@@ -38,6 +37,8 @@ def decay_certificate(A: Real, delays: NDArray[np.int64], radius: float = 1.0) -
         return None
     if not len(scaled):
         return "no memory"
+    from scipy.sparse.csgraph import connected_components  # here, as it would double the start of a filter that runs
+
     _, label = connected_components(scaled != 0, directed=True, connection="strong")
     found = []
     for k in range(label.max() + 1):

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.sparse.csgraph import connected_components
 
 from rnndsp._jit import kernel
 from rnndsp.errors import ParameterError, RnndspError
@@ -80,6 +79,8 @@ def delay_poles(A: ArrayLike, delays: ArrayLike) -> Complex:
         raise ParameterError("delays must be integers of at least 1 sample")
     if not m.size:
         return np.empty(0, dtype=np.complex128)
+    from scipy.sparse.csgraph import connected_components  # here, as it would double the start of a filter that runs
+
     _, label = connected_components(matrix != 0, directed=True, connection="strong")
     parts = [np.flatnonzero(label == k) for k in range(label.max() + 1)]
     poles: Complex = np.concatenate([_block(matrix[np.ix_(part, part)], m[part]) for part in parts])

@@ -144,11 +144,12 @@ class Series(_Composition):
 
     def _hand_on(self, u: NDArray[Any], state: State, y: NDArray[Any]) -> None:
         signal, controls = self._inputs(u) if self.controls else (u, [])
+        n_voices, n_frames, _ = u.shape
         last = len(self.children) - 1
-        for place, (child, inner) in enumerate(zip(self.children, state.children, strict=True)):
+        for place, child in enumerate(self.children):
             full = _joined(signal, controls[place]) if controls else signal
-            signal = y if place == last else state.buffer(place, (*u.shape[:2], child.n_outputs), u.dtype)
-            child._process(full, inner, signal)
+            signal = y if place == last else state.buffer(place, (n_voices, n_frames, child.n_outputs), u.dtype)
+            child._process(full, state.children[place], signal)
 
     def _record(self, u: NDArray[Any], state: State) -> tuple[NDArray[Any], Any]:
         signal, controls = self._inputs(u)

@@ -242,6 +242,8 @@ class Stream:
                 f"{what} of dtype {array.dtype}, the stream runs in {self.dtype}; convert it, or stream(dtype=...)"
             )
         shape = array.shape
+        if not self.voices and shape[1:] == (n_channels,):
+            return array[None]
         if len(shape) == 1 and not self.voices and n_channels == 1:
             return array[None, :, None]
         if len(shape) != len(self.voices) + 2 or shape[-1] != n_channels or shape[:-2] != self.voices:
@@ -250,7 +252,7 @@ class Stream:
                 f"{what} of shape {array.shape} must be ({wanted}): time before channels; librosa's (channels, n) "
                 "needs a transpose, voices are given as stream(voices=(n,))"
             )
-        return array.reshape(self._n_voices, *shape[-2:]) if self.voices else array[None]
+        return array.reshape(self._n_voices, *shape[-2:])
 
     # ---- NaN and infinity
 

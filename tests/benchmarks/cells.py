@@ -207,5 +207,7 @@ def _products(sums: Any, x: Any, n_loops: int) -> None:
     for _ in range(n_loops):
         for i in range(0, x.size - step + 1, step):
             totals = accumulate(totals, _SUMS, x, i, _WIDE, sums, 0, _WIDE)
-    for total in totals:
-        store(sums, 0, total, _WIDE)
+    at = 0
+    for total in totals:  # each to its own place, or its sum would be left out as dead
+        store(sums, at, total, _WIDE)
+        at += len(_WIDE)
