@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from rnndsp import statespace
 from rnndsp._checks import generator, whole_number
 from rnndsp._jit import kernel
-from rnndsp._mixing import accumulate, dot
+from rnndsp._mixing import add_product, dot
 from rnndsp.activations import tanh
 from rnndsp.errors import NonFiniteError, ParameterError
 from rnndsp.filter import Filter
@@ -38,7 +38,7 @@ def _forward(context: Any, bits: Any, y: Any, V: Any, UT: Any, LT: Any) -> None:
             for k in range(n):
                 # the hidden units move only where a bit is set: up to there, all bits read the same ones
                 if x[k] != 0 or k == n - 1:
-                    accumulate(out[first : k + 1], UT[:, first : k + 1], hidden)
+                    add_product(out[first : k + 1], UT[:, first : k + 1], hidden)
                     first = k + 1
                     for j in range(first, n):
                         out[j] += LT[k, j] * x[k]

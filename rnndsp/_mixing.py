@@ -1,10 +1,9 @@
 """Matrix times vector inside kernels, and tuples of rows: the linear half of every cell."""
 
 from rnndsp._jit import inline, kernel, specialise
-from rnndsp._vectors import accumulate as multiply
-from rnndsp._vectors import fma, fold, lane, load, load_each, store, widen
+from rnndsp._vectors import accumulate, fma, fold, lane, load, load_each, store, widen
 
-__all__ = ["accumulate", "affine", "all_finite", "dot", "gather", "put_out", "rows", "scatter", "unmix"]
+__all__ = ["CHAINS", "add_product", "affine", "all_finite", "dot", "gather", "put_out", "rows", "scatter", "unmix"]
 
 
 # A sum of products runs in so many registers at once, as each waits for its last term; it is part of the rounding.
@@ -22,12 +21,12 @@ def affine(weights, at, width, x, start, n, entry, lanes, outputs):
     sums = load_each(weights, at, len(width), width, lanes, outputs)
     at += step
     for _ in range(n % len(CHAINS)):
-        sums = multiply(sums, outputs, weights, at, width, x, start, entry)
+        sums = accumulate(sums, outputs, weights, at, width, x, start, entry)
         at += step
         start += len(entry)
     chains = widen(sums, CHAINS)
     for _ in range(n // len(CHAINS)):
-        chains = multiply(chains, outputs, weights, at, width, x, start, entry)
+        chains = accumulate(chains, outputs, weights, at, width, x, start, entry)
         at += step * len(CHAINS)
         start += len(entry) * len(CHAINS)
     return fold(chains, outputs)
@@ -47,7 +46,7 @@ def put_out(y, at, stop, value, count, lanes):
 
 
 @inline
-def accumulate(out, matrix, x):
+def add_product(out, matrix, x):
     """``out += x @ matrix``, eight rows at a time, every sum in the same order whatever the block."""
     n_columns = out.size
     n_rows = x.size
@@ -106,7 +105,7 @@ def unmix(out, weights, d):
 @specialise(unmix)
 def _unmix(out, weights, d):
     def dense(out, weights, d):
-        accumulate(out, weights, d)
+        add_product(out, weights, d)
 
     def diagonal(out, weights, d):
         n = out.size

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from functools import cache
 from itertools import pairwise
 from typing import Any, NamedTuple, Self
 
@@ -17,10 +16,8 @@ from numba.core.errors import TypingError
 from numpy.typing import ArrayLike, NDArray
 
 from rnndsp._checks import generator, whole_number
-from rnndsp._jit import inline, kernel, specialise
-from rnndsp._mixing import affine, gather, put_out, rows, scatter, unmix
-from rnndsp._vectors import aligned, every, lanes, load, load_each, store, transpose
-from rnndsp.activations import flush
+from rnndsp._loops import Lanes, Runner, Weights, backward_loop, batched, forward_loop, lanes_across, nones
+from rnndsp._vectors import aligned, lanes
 from rnndsp.errors import ParameterError
 from rnndsp.filter import Filter
 from rnndsp.recurrence import recurrence
@@ -57,319 +54,6 @@ class Stage(NamedTuple):
     adjoint: Callable[..., Any]
     n_gates: int
     n_out: int
-
-
-class _Weights(NamedTuple):
-    """What the backward loop reads of one stage; ``gates`` and ``out`` are tuples of None, known when compiling."""
-
-    W: Any
-    U: Any
-    p: Any
-    gates: Any
-    out: Any
-
-
-# Bytes of weights that stay in the first-level cache from one frame to the next.
-L1 = 32768
-
-
-def _store_each(x: Any, at: Any, step: Any, values: Any, lanes: Any) -> None:
-    """Write a tuple of numbers or vectors, ``step`` apart, and flushed."""
-
-
-@specialise(_store_each)
-def _store_some(x: Any, at: Any, step: Any, values: Any, lanes: Any) -> Any:
-    def several(x: Any, at: Any, step: Any, values: Any, lanes: Any) -> None:
-        store(x, at, flush(values[0]), lanes)
-        _store_each(x, at + step, step, values[1:], lanes)
-
-    def none(x: Any, at: Any, step: Any, values: Any, lanes: Any) -> None:
-        pass
-
-    return several if len(values) else none
-
-
-def _put(y: Any, first: Any, t: Any, tape: Any, at: Any, n_voices: Any, lanes: Any, entry: Any) -> None:
-    """Write the hidden state of a frame, on the tape from ``at`` on, to ``y`` of the voices from ``first`` on."""
-
-
-@specialise(_put)
-def _put_voices(y: Any, first: Any, t: Any, tape: Any, at: Any, n_voices: Any, lanes: Any, entry: Any) -> Any:
-    def one(y: Any, first: Any, t: Any, tape: Any, at: Any, n_voices: Any, lanes: Any, entry: Any) -> None:
-        n = y.shape[2]
-        goal, stop = (first * y.shape[1] + t) * n, (first + 1) * y.shape[1] * n
-        for j in range(0, n, len(lanes)):
-            put_out(y, goal + j, stop, load(tape, at + j, lanes, lanes), min(n - j, len(lanes)), lanes)
-
-    def several(y: Any, first: Any, t: Any, tape: Any, at: Any, n_voices: Any, lanes: Any, entry: Any) -> None:
-        n = y.shape[2]
-        goal, stop = (first * y.shape[1] + t) * n, (first + 1) * y.shape[1] * n
-        for j in range(0, n, len(lanes)):
-            # as in put_out, whole vectors go where they are written over
-            if n_voices == len(lanes) and goal + j + len(lanes) <= stop:
-                source, last = at + j * len(lanes), at + (n - 1) * len(lanes)
-                transpose(y, goal + j, y.shape[1] * n, tape, source, last, lanes)
-            else:
-                for voice in range(n_voices):
-                    for k in range(j, min(n, j + len(lanes))):
-                        y[first + voice, t, k] = load(tape, at + k * len(lanes) + voice, (None,), (None,))
-
-    return one if entry.count == 1 else several
-
-
-class _Lanes(NamedTuple):
-    """How a kernel uses its vectors, as tuples of None: ``all`` lanes, and how wide a weight and an entry of x is.
-
-    ``units`` is how many units are mixed at a time, beside those in the lanes: as an entry of x is then read once for
-    all of them.
-    """
-
-    all: Any
-    weight: Any
-    entry: Any
-    units: Any
-
-    def blocks(self, n_units: int) -> int:
-        return -(-n_units // (len(self.weight) * len(self.units)))
-
-    def part(self, n_units: int) -> int:
-        """Numbers in a row for each unit to have one a voice."""
-        return self.blocks(n_units) * len(self.all) * len(self.units)
-
-    def frame(self, n_inputs: int) -> int:
-        """Numbers in a row for an input frame of each voice."""
-        return -(-n_inputs * len(self.entry) // len(self.all)) * len(self.all)
-
-
-@cache
-def _lanes(dtype: np.dtype[Any], across: str, dense: bool) -> _Lanes:
-    """Lanes ``across`` the units of one voice, across voices, or none: the plain twin of both."""
-    wide, one = _nones(lanes(dtype)), _nones(1)
-    return {
-        "units": _Lanes(wide, wide, one, one),
-        "voices": _Lanes(wide, one, wide, _nones(1 + dense)),
-        "none": _Lanes(one, one, one, one),
-    }[across]
-
-
-@cache
-def _forward(stages: tuple[Stage, ...], n_states: int, n_params: int, dense: bool, shape: _Lanes) -> Any:
-    """Compile the time loop for a list of stages. The functions are captured, so that they enter the cache key.
-
-    ``tape`` has a row for every frame and one for what comes after it, or just two to be used in turn. In a row stand
-    the input frame, then for every stage what enters, a and r, each ``m`` numbers a part. Units (or units times voices)
-    are taken in blocks, the weights in the order in which they are read.
-    """
-    two = len(stages) == 2
-    unit0, unit1 = stages[0].unit, stages[-1].unit
-    entering0, entering1 = _nones(n_states), _nones(stages[0].n_out)
-    gates0, gates1, params = _nones(stages[0].n_gates), _nones(stages[-1].n_gates), _nones(n_params)
-    lanes, weight, entry, units = plain = tuple(shape)
-    counts0 = (gates0, _nones(len(gates0) * len(units)), entering0, params)
-    counts1 = (gates1, _nones(len(gates1) * len(units)), entering1, params)
-    one = _nones(1)
-    for stage in stages:
-        inline(stage.unit)
-
-    @kernel
-    def forward(u: Any, y: Any, x: Any, weights: Any, tape: Any, m: Any, enter: Any, taped: Any) -> None:
-        n_frames, n_inputs, n, width = u.shape[1], u.shape[2], y.shape[2], tape.shape[2]
-        n_mixed = n if dense else 1
-        between = enter + (len(entering0) + 2 * len(gates0)) * m
-        second = m // len(lanes) * len(weight) * (len(gates0) * (2 + n_inputs + n_mixed) + len(params))
-        for first in range(0, u.shape[0], len(entry)):
-            n_voices = min(len(entry), u.shape[0] - first)
-            row = after = first * (n_frames + 1) * width if taped else 0
-            for voice in range(n_voices):
-                for part in range(len(entering0)):
-                    for j in range(n):
-                        goal = row + enter + part * m + j * len(entry) + voice
-                        store(tape, goal, x[first + voice, part * n + j], one)
-            for t in range(n_frames):
-                after = row + width if taped or t % 2 == 0 else row - width
-                for voice in range(n_voices):
-                    for i in range(n_inputs):
-                        store(tape, row + i * len(entry) + voice, u[first + voice, t, i], one)
-                # there and back: what was read last is still in the cache
-                back = t % 2 == 1 and weights.size * weights.itemsize > L1
-                sizes = (row, m, n_inputs, n_mixed)
-                how = (dense, back, taped)
-                if two:
-                    _through(unit0, weights, 0, tape, enter, row + between, sizes, how, counts0, plain)
-                    _through(unit1, weights, second, tape, between, after + enter, sizes, how, counts1, plain)
-                else:
-                    _through(unit0, weights, 0, tape, enter, after + enter, sizes, how, counts0, plain)
-                _put(y, first, t, tape, after + enter, n_voices, lanes, entry)
-                row = after
-            for voice in range(n_voices):
-                for part in range(len(entering0)):
-                    for j in range(n):
-                        source = after + enter + part * m + j * len(entry) + voice
-                        x[first + voice, part * n + j] = load(tape, source, one, one)
-
-    return forward
-
-
-@inline
-def _through(
-    unit: Any, weights: Any, at: Any, tape: Any, enter: Any, leave: Any, sizes: Any, how: Any, counts: Any, shape: Any
-) -> None:
-    """One stage of a frame: from the parts at ``enter`` in its row to those at ``leave``."""
-    row, m, n_inputs, n_mixed = sizes
-    dense, back, _ = how
-    _, mixed, _, params = counts
-    lanes, weight, entry, units = shape
-    step = len(mixed) * len(weight)
-    block = step * (2 + n_inputs + n_mixed) + len(params) * len(units) * len(weight)
-    n_blocks = m // (len(lanes) * len(units))
-    enter += row
-    for i in range(n_blocks):
-        b = n_blocks - 1 - i if back else i
-        place = b * len(lanes) * len(units)
-        first = at + b * block
-        a = affine(weights, first, weight, tape, row, n_inputs, entry, lanes, mixed)
-        first += step * (1 + n_inputs)
-        if dense:
-            r = affine(weights, first, weight, tape, enter, n_mixed, entry, lanes, mixed)
-        else:
-            r = affine(weights, first, weight, tape, enter + place, 1, lanes, lanes, mixed)
-        first += step * (1 + n_mixed)
-        _apply(unit, a, r, (), weights, first, tape, enter + place, leave + place, m, how, counts, shape)
-
-
-def _apply(
-    unit: Any,
-    a: Any,
-    r: Any,
-    done: Any,
-    weights: Any,
-    at: Any,
-    tape: Any,
-    enter: Any,
-    leave: Any,
-    m: Any,
-    how: Any,
-    counts: Any,
-    shape: Any,
-) -> None:
-    """The nonlinearity of a block, for each of the units that were mixed together but those ``done``."""
-
-
-@specialise(_apply)
-def _apply_to_each(
-    unit: Any,
-    a: Any,
-    r: Any,
-    done: Any,
-    weights: Any,
-    at: Any,
-    tape: Any,
-    enter: Any,
-    leave: Any,
-    m: Any,
-    how: Any,
-    counts: Any,
-    shape: Any,
-) -> Any:
-    def several(
-        unit: Any,
-        a: Any,
-        r: Any,
-        done: Any,
-        weights: Any,
-        at: Any,
-        tape: Any,
-        enter: Any,
-        leave: Any,
-        m: Any,
-        how: Any,
-        counts: Any,
-        shape: Any,
-    ) -> None:
-        gates, _, entering, params = counts
-        lanes, weight, _, units = shape
-        own_a, own_r = every(a, done, units), every(r, done, units)
-        s = load_each(tape, enter, m, lanes, lanes, entering)
-        p = load_each(weights, at, len(units) * len(weight), weight, lanes, params)
-        if how[2]:
-            pre = enter + len(entering) * m
-            _store_each(tape, pre, m, own_a, lanes)
-            _store_each(tape, pre + len(gates) * m, m, own_r, lanes)
-        _store_each(tape, leave, m, unit(own_a, own_r, s, p), lanes)
-        step = len(lanes)
-        _apply(unit, a, r, (*done, None), weights, at + 1, tape, enter + step, leave + step, m, how, counts, shape)
-
-    def none(
-        unit: Any,
-        a: Any,
-        r: Any,
-        done: Any,
-        weights: Any,
-        at: Any,
-        tape: Any,
-        enter: Any,
-        leave: Any,
-        m: Any,
-        how: Any,
-        counts: Any,
-        shape: Any,
-    ) -> None:
-        pass
-
-    return several if done.count < shape[3].count else none
-
-
-@inline
-def _back(
-    adjoint: Any, w: Any, x: Any, entering: Any, a: Any, r: Any, d: Any, da: Any, dr: Any, dx: Any, dp: Any
-) -> None:
-    """The adjoint of :func:`_through`: from d, the derivative by ``out``, to da, dr, dx, dp."""
-    s, parts = rows(x, entering), rows(d, w.out)
-    gate_a, gate_r, gate_da, gate_dr = rows(a, w.gates), rows(r, w.gates), rows(da, w.gates), rows(dr, w.gates)
-    ds, own = rows(dx, entering), rows(dp, w.p)
-    for j in range(s[0].size):
-        g = adjoint(gather(gate_a, j), gather(gate_r, j), gather(s, j), gather(w.p, j), gather(parts, j))
-        scatter(gate_da, j, g[0])
-        scatter(gate_dr, j, g[1])
-        scatter(ds, j, g[2])
-        scatter(own, j, g[3])
-    unmix(ds[0], w.U, dr)
-
-
-@cache
-def _backward(stages: tuple[Stage, ...]) -> Any:
-    """Compile back-propagation through time."""
-    two = len(stages) == 2
-    adjoint0, adjoint1 = stages[0].adjoint, stages[-1].adjoint
-    for stage in stages:
-        inline(stage.adjoint)
-
-    @kernel
-    def backward(dy: Any, dx: Any, weights: Any, state: Any, tapes: Any, gates: Any) -> None:
-        d = np.empty(dx.shape[1], dx.dtype)
-        for voice in range(dy.shape[0]):
-            for t in range(dy.shape[1] - 1, -1, -1):
-                for i in range(d.size):
-                    d[i] = dx[voice, i]
-                for j in range(dy.shape[2]):
-                    d[j] += dy[voice, t, j]
-                x0, a0, r0 = tapes[0]
-                da, dr, dp = gates[0]
-                entry, a, r = x0[voice, t], a0[voice, t], r0[voice, t]
-                if two:
-                    x1, a1, r1 = tapes[1]
-                    da1, dr1, dp1 = gates[1]
-                    inner, between = x1[voice, t], weights[0].out
-                    dinner = np.empty(inner.size, d.dtype)
-                    ga, gr, gp = da1[voice, t], dr1[voice, t], dp1[voice, t]
-                    _back(adjoint1, weights[1], inner, between, a1[voice, t], r1[voice, t], d, ga, gr, dinner, gp)
-                    ha, hr, hp = da[voice, t], dr[voice, t], dp[voice, t]
-                    _back(adjoint0, weights[0], entry, state, a, r, dinner, ha, hr, dx[voice], hp)
-                else:
-                    ha, hr, hp = da[voice, t], dr[voice, t], dp[voice, t]
-                    _back(adjoint0, weights[0], entry, state, a, r, d, ha, hr, dx[voice], hp)
-
-    return backward
 
 
 class Cell(Filter):
@@ -532,17 +216,17 @@ class Cell(Filter):
         matrix: NDArray[Any] = self._derived("U", lambda: self._recurrence.matrix(free, self.n_units))
         return matrix
 
-    def _weights(self, dtype: np.dtype[Any]) -> tuple[_Weights, ...]:
+    def _weights(self, dtype: np.dtype[Any]) -> tuple[Weights, ...]:
         """Private contiguous copies for the backward loop, one set a stage."""
 
-        def make() -> tuple[_Weights, ...]:
+        def make() -> tuple[Weights, ...]:
             p = tuple(self._own[name].astype(dtype) for name in self.unit_params)
             return tuple(
-                _Weights(W.astype(dtype), U.astype(dtype), p, _nones(stage.n_gates), _nones(stage.n_out))
+                Weights(W.astype(dtype), U.astype(dtype), p, nones(stage.n_gates), nones(stage.n_out))
                 for stage, W, U, _, _ in self._parts()
             )
 
-        weights: tuple[_Weights, ...] = self._derived(("weights", dtype), make)
+        weights: tuple[Weights, ...] = self._derived(("weights", dtype), make)
         return weights
 
     def _parts(self) -> Iterator[tuple[Stage, NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]]:
@@ -577,11 +261,11 @@ class Cell(Filter):
         weights: NDArray[Any] = self._derived(("stream", dtype, width), make)
         return weights
 
-    def _shape(self, dtype: np.dtype[Any], across: str) -> _Lanes:
-        return _lanes(dtype, across, self.U.ndim == 2)
+    def _shape(self, dtype: np.dtype[Any], across: str) -> Lanes:
+        return lanes_across(dtype, across, self.U.ndim == 2)
 
-    def _loop(self, shape: _Lanes) -> Any:
-        return _forward(self._chain, len(self.state_names), len(self.unit_params), self.U.ndim == 2, shape)
+    def _loop(self, shape: Lanes) -> Any:
+        return forward_loop(self._chain, len(self.state_names), len(self.unit_params), self.U.ndim == 2, shape)
 
     def _entering(self) -> Iterator[tuple[int, Stage]]:
         """Each stage with the number of vectors that enter it."""
@@ -590,12 +274,12 @@ class Cell(Filter):
             yield entering, stage
             entering = stage.n_out
 
-    def _runner(self, dtype: np.dtype[Any], across: str) -> _Runner:
+    def _runner(self, dtype: np.dtype[Any], across: str) -> Runner:
         shape = self._shape(dtype, across)
         part, frame = shape.part(self.n_units), shape.frame(self.n_inputs)
         width = frame + part * sum(n_in + 2 * stage.n_gates for n_in, stage in self._entering())
         weights = self._stream(dtype, len(shape.weight) * len(shape.units))
-        runner = _Runner(self._loop(shape), weights, part, frame, width)
+        runner = Runner(self._loop(shape), weights, part, frame, width)
         try:
             u, x, y = (np.zeros((0, 0, n), dtype) for n in (self.n_inputs, 0, self.n_units))
             runner.run(u, x.reshape(0, 0), y, runner.rows())
@@ -605,18 +289,18 @@ class Cell(Filter):
             return self._runner(dtype, "none")  # a unit that branches, say, takes numbers but no vectors
         return runner
 
-    def _ready(self, dtype: np.dtype[Any], across: str) -> _Runner:
-        runner: _Runner = self._derived((across, dtype.char), self._runner, dtype, across)
+    def _ready(self, dtype: np.dtype[Any], across: str) -> Runner:
+        runner: Runner = self._derived((across, dtype.char), self._runner, dtype, across)
         return runner
 
     def _advance(self, u: NDArray[Any], state: State, y: NDArray[Any]) -> None:
         n_voices, x = u.shape[0], state.rows
-        batched = _batched(n_voices, lanes(u.dtype)) if n_voices > 1 else 0
-        if batched:
+        together = batched(n_voices, lanes(u.dtype), self.n_units) if n_voices > 1 else 0
+        if together:
             runner = self._ready(u.dtype, "voices")
-            runner.run(u[:batched], x[:batched], y[:batched], state.workspace("voices", runner.rows))
-            u, x, y = u[batched:], x[batched:], y[batched:]
-        if batched < n_voices:
+            runner.run(u[:together], x[:together], y[:together], state.workspace("voices", runner.rows))
+            u, x, y = u[together:], x[together:], y[together:]
+        if together < n_voices:
             runner = self._ready(u.dtype, "units")
             runner.run(u, x, y, state.workspace("units", runner.rows))
 
@@ -647,8 +331,8 @@ class Cell(Filter):
             (np.empty_like(a), np.empty_like(r), np.empty((*u.shape[:2], n_params * n), dtype)) for _, a, r in tapes
         )
         dx = np.ascontiguousarray(dx, dtype).copy()
-        weights, names = self._weights(dtype), _nones(len(self.state_names))
-        _backward(self._chain)(np.ascontiguousarray(dy), dx, weights, names, tuple(tapes), gates)
+        weights, names = self._weights(dtype), nones(len(self.state_names))
+        backward_loop(self._chain)(np.ascontiguousarray(dy), dx, weights, names, tuple(tapes), gates)
         # what remains are matrix products over all frames at once
         da = np.concatenate([g[0] for g in gates], axis=-1).reshape(-1, self._gates * n)
         dr = np.concatenate([g[1] for g in gates], axis=-1).reshape(-1, self._gates * n)
@@ -699,7 +383,7 @@ class Cell(Filter):
         return J, B
 
     def _local(
-        self, stage: Stage, w: _Weights, x: NDArray[Any], a: NDArray[Any], r: NDArray[Any]
+        self, stage: Stage, w: Weights, x: NDArray[Any], a: NDArray[Any], r: NDArray[Any]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Jacobians of one stage's outcome by what enters it and by the input, for all frames."""
         n, n_frames = self.n_units, len(x)
@@ -728,32 +412,3 @@ class Cell(Filter):
     def _linearize(self, state: State, u: NDArray[Any]) -> DelayStateSpace:
         (J,), (B,) = self.jacobians(u[None], state)
         return StateSpace(J, B, J[: self.n_units], B[: self.n_units], sample_rate=self.sample_rate)
-
-
-class _Runner(NamedTuple):
-    """A compiled forward loop and what it needs besides signals and state."""
-
-    loop: Any
-    weights: NDArray[Any]
-    part: int
-    frame: int
-    width: int
-
-    def rows(self, n_voices: int = 1, n_frames: int = 1) -> NDArray[Any]:
-        """A row for every frame and one for what comes after the last."""
-        return aligned((n_voices, n_frames + 1, self.width), self.weights.dtype)
-
-    def run(
-        self, u: NDArray[Any], x: NDArray[Any], y: NDArray[Any], rows: NDArray[Any], *, taped: bool = False
-    ) -> None:
-        self.loop(u, y, x, self.weights, rows, self.part, self.frame, taped)
-
-
-def _batched(n_voices: int, wide: int) -> int:
-    """How many voices are best taken side by side: below half of the lanes, one after the other is faster."""
-    whole = n_voices // wide * wide
-    return n_voices if n_voices - whole >= wide / 2 else whole
-
-
-def _nones(n: int) -> tuple[None, ...]:
-    return (None,) * n

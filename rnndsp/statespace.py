@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from rnndsp._checks import whole_number
 from rnndsp._jit import inline, kernel
-from rnndsp._mixing import CHAINS, accumulate, affine
+from rnndsp._mixing import CHAINS, add_product, affine
 from rnndsp._vectors import aligned, lanes, load, store
 from rnndsp.activations import flush
 from rnndsp.errors import ParameterError
@@ -134,10 +134,10 @@ def _backward(dy: Any, du: Any, dd: Any, dv: Any, final: Any, delays: Any, matri
                 dd[voice, t, i] = 0
             for i in range(du.shape[2]):
                 du[voice, t, i] = 0
-            accumulate(dd[voice, t], a, dv[voice, t])
-            accumulate(dd[voice, t], c, dy[voice, t])
-            accumulate(du[voice, t], b, dv[voice, t])
-            accumulate(du[voice, t], d, dy[voice, t])
+            add_product(dd[voice, t], a, dv[voice, t])
+            add_product(dd[voice, t], c, dy[voice, t])
+            add_product(du[voice, t], b, dv[voice, t])
+            add_product(du[voice, t], d, dy[voice, t])
 
 
 class DelayStateSpace(Filter):

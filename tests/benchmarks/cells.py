@@ -172,7 +172,7 @@ def scaling(seconds: float = 0.1) -> Iterator[Row]:
                 f"{kind}, {n_units} units", medians({"ours": lambda f=cell, u=u: f(u)}, len(u))["ours"], "us/sample"
             )
     for kind in KINDS:
-        for n_voices in (1, 2, 4, 8, 16, 32, 64):
+        for n_voices in (1, 2, 4, 8, 12, 16, 24, 32, 48, 64):
             cell = KINDS[kind](1, 40)
             u = rng.standard_normal((n_voices, round(seconds * RATE / 4), 1)).astype(np.float32)
             time = medians({"ours": lambda f=cell, u=u: f(u)}, u.shape[1])["ours"]

@@ -24,10 +24,10 @@ def draw(rows: Sequence[Mapping[str, Any]], path: Path, about: Mapping[str, str]
         right.plot(list(voices), list(voices.values()), "o-", ms=4, color=colour, label=f"{kind}-40")
         right.axhline(flops(kind, 40) / peak * 1e6, ls=":", color=colour)
     lstm = np.array([flops("LSTM", k) for k in n])
-    left.plot(n, lstm / peak * 1e6, "k:", label=f"LSTM, arithmetic: {peak / 1e9:.0f} GFLOP/s")
+    left.plot(n, lstm / peak * 1e6, "k:", label=f"LSTM, products: {peak / 1e9:.0f} GFLOP/s")
     for style, (name, bytes_a_second) in zip(("--", "-."), caches.items(), strict=True):
         label = f"LSTM, weights from {name}: {bytes_a_second / 1e9:.0f} GB/s"
-        left.plot(n, 2 * lstm / bytes_a_second * 1e6, "k" + style, lw=1, label=label)
+        left.plot(n, 2 * lstm / bytes_a_second * 1e6, "k" + style, lw=1, label=label)  # 4 bytes serve 2 operations
     left.set(xscale="log", yscale="log", xlabel="hidden units", ylabel="µs a sample", title="One voice")
     right.set(
         xscale="log", yscale="log", xlabel="voices", ylabel="µs a sample and voice", title="Many voices, 40 units"
