@@ -70,6 +70,10 @@ class State:
         self.rows = vector.reshape(math.prod(vector.shape[:-1]), vector.shape[-1])
         self._workspaces: dict[Any, NDArray[Any]] = {}
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # what else it holds is made of these, or scribbled on
+        return State, (self.vector, self.fields, self.children, self.index)
+
     def workspace(self, name: Any, make: Callable[[], NDArray[Any]]) -> NDArray[Any]:
         """An array that a kernel scribbles on, made once, so that blocks allocate nothing; no part of the value."""
         array = self._workspaces.get(name)

@@ -4,6 +4,9 @@ Oracles: one call for the whole signal, to the bit; for the NaN policies a Pytho
 for ramps the straight line in closed form, made audible by a filter whose output is its knob.
 """
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 import scipy.signal
@@ -465,3 +468,19 @@ def test_controls_are_set_one_by_one():
     stream = Knobs(gain([[1.0, 0.1]]), {"g": 0.5}).stream()
     with pytest.raises(AttributeError):
         stream.controls = {"g": 0.9}
+
+
+@pytest.mark.parametrize("twin", [lambda s: pickle.loads(pickle.dumps(s)), copy.deepcopy])
+def test_a_state_goes_through_pickle_and_goes_on(twin):
+    """Kernels change a view of the vector: a copy has to have a view of its own."""
+    filt, u = LSTM(1, 5) >> Dense(5, 1), np.random.default_rng(0).standard_normal(100)
+    whole = filt(u)
+    stream = filt.stream(dtype=np.float64)
+    first = stream.process(u[:40])
+    state, other = twin(stream.state), twin(stream)
+    assert np.array_equal(np.concatenate([first, other.process(u[40:])]), whole)
+    stream.state = state
+    assert np.array_equal(np.concatenate([first, stream.process(u[40:])]), whole)
+    inner = state.children[0]
+    inner.rows[0, 0] = 9
+    assert inner.h[0] == 9
