@@ -11,8 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from rnndsp._checks import generator, whole_number
 from rnndsp._jit import kernel
-from rnndsp._mixing import affine, put_out
-from rnndsp._vectors import aligned, lanes, larger
+from rnndsp._mixing import affine, load_some, put_out
+from rnndsp._vectors import aligned, fma, keep, lanes, larger, load, store, total
 from rnndsp.activations import sigmoid, tanh
 from rnndsp.errors import ParameterError
 from rnndsp.filter import Filter
@@ -54,6 +54,35 @@ def _forward(n_lanes: int) -> Any:
                     elif activation == 3:
                         a = sigmoid(a)
                     put_out(y, frame * n + place, stop, a, min(n - place, len(wide)), wide)
+
+    return forward
+
+
+@cache
+def _forward_few(n_lanes: int) -> Any:
+    """The same for so few outputs that lanes are inputs: first their weights for each output, then all b."""
+    wide, one = (None,) * n_lanes, (None,)
+
+    @kernel
+    def forward(u: Any, y: Any, weights: Any, activation: Any) -> None:
+        n_inputs, n = u.shape[2], y.shape[2]
+        row, whole = weights.size // n - 1, n_inputs // len(wide) * len(wide)
+        for frame in range(u.shape[0] * u.shape[1]):
+            for j in range(n):
+                at, products = frame * n_inputs, keep(load(weights, 0, one, wide), 0)
+                for i in range(0, whole, len(wide)):
+                    products = fma(load(weights, j * row + i, wide, wide), load(u, at + i, wide, wide), products)
+                if whole < n_inputs:
+                    x = load_some(u, at + whole, n_inputs - whole, wide)
+                    products = fma(load(weights, j * row + whole, wide, wide), x, products)
+                a = total(products) + load(weights, n * row + j, one, one)
+                if activation == 1:
+                    a = tanh(a)
+                elif activation == 2:
+                    a = larger(a, 0)
+                elif activation == 3:
+                    a = sigmoid(a)
+                store(y, frame * n + j, a, one)
 
     return forward
 
@@ -157,13 +186,17 @@ class Dense(Filter):
 
     def _runner(self, dtype: np.dtype[Any]) -> tuple[Any, NDArray[Any], int]:
         """The compiled loop, b and W in the order in which it reads them, and the number of the activation."""
-        wide = lanes(dtype)
-        blocks = -(-self.n_outputs // wide)
-        table = np.zeros((blocks * wide, 1 + self.n_inputs))
-        table[: self.n_outputs] = np.column_stack([self._own["b"], self._own["W"]])
-        weights = aligned((table.size,), dtype)
-        weights[...] = table.reshape(blocks, wide, -1).transpose(0, 2, 1).ravel()
-        return _forward(wide), weights, list(_SLOPES).index(self.config["activation"])
+        wide, b, W = lanes(dtype), self._own["b"], self._own["W"]
+        few = 4 * self.n_outputs <= wide
+        if few:
+            ordered = np.append(np.pad(W, ((0, 0), (0, -self.n_inputs % wide))).ravel(), b)
+        else:
+            table = np.pad(np.column_stack([b, W]), ((0, -self.n_outputs % wide), (0, 0)))
+            ordered = table.reshape(-1, wide, 1 + self.n_inputs).transpose(0, 2, 1).ravel()
+        weights = aligned((ordered.size,), dtype)
+        weights[...] = ordered
+        loop = _forward_few(wide) if few else _forward(wide)
+        return loop, weights, list(_SLOPES).index(self.config["activation"])
 
     def _advance(self, u: NDArray[Any], state: State, y: NDArray[Any]) -> None:
         loop, weights, activation = self._derived(u.dtype.char, self._runner, u.dtype)

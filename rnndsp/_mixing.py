@@ -1,9 +1,21 @@
 """Matrix times vector inside kernels, and tuples of rows: the linear half of every cell."""
 
 from rnndsp._jit import inline, kernel, specialise
-from rnndsp._vectors import accumulate, fma, fold, lane, load, load_each, store, widen
+from rnndsp._vectors import accumulate, fma, fold, keep, lane, load, load_each, put, store, widen
 
-__all__ = ["CHAINS", "add_product", "affine", "all_finite", "dot", "gather", "put_out", "rows", "scatter", "unmix"]
+__all__ = [
+    "CHAINS",
+    "add_product",
+    "affine",
+    "all_finite",
+    "dot",
+    "gather",
+    "load_some",
+    "put_out",
+    "rows",
+    "scatter",
+    "unmix",
+]
 
 
 # A sum of products runs in so many registers at once, as each waits for its last term; it is part of the rounding.
@@ -30,6 +42,17 @@ def affine(weights, at, width, x, start, n, entry, lanes, outputs):
         at += step * len(CHAINS)
         start += len(entry) * len(CHAINS)
     return fold(chains, outputs)
+
+
+@inline
+def load_some(x, at, count, lanes):
+    """``count`` numbers of x, or as many as there are lanes, from the flat index ``at`` on; then zeros."""
+    if at + len(lanes) <= x.size:
+        return keep(load(x, at, lanes, lanes), count)
+    value = keep(load(x, at, (None,), lanes), 1)
+    for j in range(1, min(count, len(lanes))):
+        value = put(value, j, load(x, at + j, (None,), (None,)))
+    return value
 
 
 @inline

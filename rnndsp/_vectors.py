@@ -29,14 +29,17 @@ __all__ = [
     "flushed",
     "fma",
     "fold",
+    "keep",
     "lane",
     "lanes",
     "larger",
     "load",
     "load_each",
     "power_of_two",
+    "put",
     "smaller",
     "store",
+    "total",
     "transpose",
     "widen",
 ]
@@ -303,6 +306,30 @@ def load_each(_context: Any, array: Any, at: Any, step: Any, width: Any, n_lanes
 
 
 @_intrinsic
+def put(_context: Any, value: Any, i: Any, number: Any) -> Any:
+    """``value`` with another number in one lane."""
+
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        vector, index, new = values
+        return builder.insert_element(vector, new, index) if isinstance(value, Vector) else new
+
+    return value(value, types.intp, getattr(value, "dtype", value)), codegen
+
+
+@_intrinsic
+def keep(_context: Any, value: Any, count: Any) -> Any:
+    """``value`` with zeros in all but the first ``count`` lanes."""
+
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        kind, n = values[0].type, value.lanes if isinstance(value, Vector) else 1
+        place = ir.Constant(ir.VectorType(ir.IntType(64), n), [*range(n)]) if n > 1 else ir.IntType(64)(0)
+        kept = builder.icmp_signed("<", place, _spread(builder, values[1], n))
+        return builder.select(kept, values[0], ir.Constant(kind, None))
+
+    return value(value, types.intp), codegen
+
+
+@_intrinsic
 def lane(_context: Any, value: Any, i: Any) -> Any:
     """The number in one lane."""
 
@@ -419,6 +446,25 @@ def fold(_context: Any, sums: Any, count: Any) -> Any:
         return context.make_tuple(builder, kind, totals)
 
     return kind(sums, count), codegen
+
+
+@_intrinsic
+def total(_context: Any, value: Any) -> Any:
+    """The sum over all lanes: halves, then quarters, and so on."""
+
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        (part,) = values
+        n = value.lanes if isinstance(value, Vector) else 1
+        while n > 1:
+            n //= 2
+            halves = (ir.Constant(ir.VectorType(ir.IntType(32), n), [*range(k, k + n)]) for k in (0, n))
+            low, high = (builder.shuffle_vector(part, part, half) for half in halves)
+            part = builder.fadd(low, high)
+            if n == 1:
+                part = builder.extract_element(part, ir.IntType(32)(0))
+        return part
+
+    return getattr(value, "dtype", value)(value), codegen
 
 
 @_intrinsic

@@ -22,7 +22,7 @@ from rnndsp.statespace import DelayStateSpace
 __all__ = ["Feedback", "Knobs", "Latency", "Parallel", "Residual", "Series"]
 
 # Frames that a series hands on at a time: what is between its parts then stays in the cache, and small.
-CHUNK = 1024
+CHUNK = 4096
 
 Params = dict[str, NDArray[Any]]
 # what a filter's _adjoint returns: derivatives of the input, of the initial state, of the parameters
