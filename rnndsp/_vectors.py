@@ -185,8 +185,8 @@ for _root in (np.sqrt, math.sqrt):
     _operation(_root, 1, lambda builder, x: _llvm(builder, "sqrt", x))
 _operation(math.copysign, 2, lambda builder, x, y: _llvm(builder, "copysign", x, y))
 _operation(np.copysign, 2, lambda builder, x, y: _llvm(builder, "copysign", x, y))
-_operation(np.maximum, 2, _maximum(">"))
-_operation(np.minimum, 2, _maximum("<"))
+_operation(np.maximum, 2, _maximum(">="))
+_operation(np.minimum, 2, _maximum("<="))
 _UNARY: tuple[Any, ...] = (
     *(np.sign, np.exp, np.expm1, np.log, np.sin, np.cos, np.tanh, np.floor),
     *(math.exp, math.expm1, math.log, math.sin, math.cos, math.tanh, math.atan, math.floor),

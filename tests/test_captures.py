@@ -77,6 +77,7 @@ def test_against_torch_on_real_guitar(captures, data_path, name):
     audio, rate = soundfile.read(data_path / "audio" / "pyneuralfx_example.wav", dtype="float32", always_2d=True)
     u = np.ascontiguousarray(audio[:rate, 0])
     about, arrays = weights(captures / f"{name}.json")
+    torch.set_num_threads(1)  # two would wait for each other at every sample
     layer = getattr(torch.nn, about["unit_type"])(1, about["hidden_size"], batch_first=True)
     layer.load_state_dict({k.removeprefix("rec."): torch.tensor(v) for k, v in arrays.items() if k.startswith("rec.")})
     with torch.no_grad():
