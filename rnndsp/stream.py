@@ -266,6 +266,10 @@ class Stream:
             if not all_finite(y):
                 require_finite(y, "output", self.index)
             return
+        with np.errstate(all="ignore"):
+            self._forgiven(u, y, clean)
+
+    def _forgiven(self, u: NDArray[Any], y: NDArray[Any], clean: bool) -> None:
         before = self._state.indices
         if clean and not self._stuck.any():
             self.filter._process(u, self._state, y)
