@@ -6,6 +6,7 @@ from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
+from numba.core.errors import TypingError
 from numpy.typing import NDArray
 
 from rnndsp._jit import inline, kernel, specialise
@@ -30,17 +31,20 @@ class Weights(NamedTuple):
 L1 = 32768
 
 
-def _store_each(x, at, step, values, lanes):
-    """Write a tuple of numbers or vectors, ``step`` apart, and flushed."""
+def _store_each(x, at, step, values, count, lanes):
+    """Write a tuple of ``len(count)`` numbers or vectors, ``step`` apart, and flushed."""
 
 
 @specialise(_store_each)
-def _store_some(x, at, step, values, lanes):
-    def several(x, at, step, values, lanes):
-        store(x, at, flush(values[0]), lanes)
-        _store_each(x, at + step, step, values[1:], lanes)
+def _store_some(x, at, step, values, count, lanes):
+    if len(values) != count.count:
+        raise TypingError(f"a unit returned {len(values)} values where its stage says n_out={count.count}")
 
-    def none(x, at, step, values, lanes):
+    def several(x, at, step, values, count, lanes):
+        store(x, at, flush(values[0]), lanes)
+        _store_each(x, at + step, step, values[1:], count[1:], lanes)
+
+    def none(x, at, step, values, count, lanes):
         pass
 
     return several if len(values) else none
@@ -122,8 +126,8 @@ def forward_loop(stages: Any, n_states: int, n_params: int, dense: bool, shape: 
     entering0, entering1 = nones(n_states), nones(stages[0].n_out)
     gates0, gates1, params = nones(stages[0].n_gates), nones(stages[-1].n_gates), nones(n_params)
     lanes, weight, entry, units = plain = tuple(shape)
-    counts0 = (gates0, nones(len(gates0) * len(units)), entering0, params)
-    counts1 = (gates1, nones(len(gates1) * len(units)), entering1, params)
+    counts0 = (gates0, nones(len(gates0) * len(units)), entering0, nones(stages[0].n_out), params)
+    counts1 = (gates1, nones(len(gates1) * len(units)), entering1, nones(stages[-1].n_out), params)
     one = nones(1)
     for stage in stages:
         inline(stage.unit)
@@ -172,7 +176,7 @@ def _through(unit, weights, at, tape, enter, leave, sizes, how, counts, shape):
     """One stage of a frame: from the parts at ``enter`` in its row to those at ``leave``."""
     row, m, n_inputs, n_mixed = sizes
     dense, back, _ = how
-    _, mixed, _, params = counts
+    _, mixed, _, _, params = counts
     lanes, weight, entry, units = shape
     step = len(mixed) * len(weight)
     block = step * (2 + n_inputs + n_mixed) + len(params) * len(units) * len(weight)
@@ -199,16 +203,16 @@ def _apply(unit, a, r, done, weights, at, tape, enter, leave, m, how, counts, sh
 @specialise(_apply)
 def _apply_to_each(unit, a, r, done, weights, at, tape, enter, leave, m, how, counts, shape):
     def several(unit, a, r, done, weights, at, tape, enter, leave, m, how, counts, shape):
-        gates, _, entering, params = counts
+        gates, _, entering, leaving, params = counts
         lanes, weight, _, units = shape
         own_a, own_r = every(a, done, units), every(r, done, units)
         s = load_each(tape, enter, m, lanes, lanes, entering)
         p = load_each(weights, at, len(units) * len(weight), weight, lanes, params)
         if how[2]:
             pre = enter + len(entering) * m
-            _store_each(tape, pre, m, own_a, lanes)
-            _store_each(tape, pre + len(gates) * m, m, own_r, lanes)
-        _store_each(tape, leave, m, unit(own_a, own_r, s, p), lanes)
+            _store_each(tape, pre, m, own_a, gates, lanes)
+            _store_each(tape, pre + len(gates) * m, m, own_r, gates, lanes)
+        _store_each(tape, leave, m, unit(own_a, own_r, s, p), leaving, lanes)
         step = len(lanes)
         _apply(unit, a, r, (*done, None), weights, at + 1, tape, enter + step, leave + step, m, how, counts, shape)
 
@@ -277,6 +281,10 @@ class Runner(NamedTuple):
     part: int
     frame: int
     width: int
+
+    @property
+    def parts(self) -> int:
+        return (self.width - self.frame) // self.part
 
     def rows(self, n_voices: int = 1, n_frames: int = 1) -> NDArray[Any]:
         """A row for every frame and one for what comes after the last."""

@@ -278,6 +278,11 @@ def _read(builder: Any, pointer: Any, offset: int, width: int, n_lanes: int) -> 
     return value
 
 
+def _require_writable(array: Any) -> None:
+    if not array.mutable:
+        raise TypingError(f"{array} is read-only")
+
+
 @_intrinsic
 def load(_context: Any, array: Any, at: Any, width: Any, n_lanes: Any) -> Any:
     """``len(width)`` numbers of a contiguous array from the flat index ``at`` on: one a lane, or one for all lanes."""
@@ -343,6 +348,7 @@ def lane(_context: Any, value: Any, i: Any) -> Any:
 def store(_context: Any, array: Any, at: Any, value: Any, n_lanes: Any) -> Any:
     """Write ``value``, one number a lane, to a contiguous array from the flat index ``at`` on."""
     kind = _kind(array.dtype, n_lanes.count)
+    _require_writable(array)
 
     def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         pointer = _address(context, builder, array, *values[:2])
@@ -357,6 +363,9 @@ def store(_context: Any, array: Any, at: Any, value: Any, n_lanes: Any) -> Any:
 def transpose(_context: Any, y: Any, at: Any, step: Any, x: Any, start: Any, last: Any, n_lanes: Any) -> Any:
     """As many vectors of ``x`` as there are lanes, from ``start`` on (the one at ``last`` again where they end sooner):
     their first numbers go to ``y[at:]``, their second ones to ``y[at + step:]``, and so on."""
+    _require_writable(y)
+    if y.dtype != x.dtype:
+        raise TypingError(f"transpose from {x} to {y}")
 
     def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         n = n_lanes.count

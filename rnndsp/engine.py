@@ -146,6 +146,13 @@ class Cell(Filter):
         self._chain = self._stages(self.config)
         if not self._chain:
             raise ParameterError(f"{type(self).__name__} has no stages: only a subclass that gives them is a cell")
+        if len(self._chain) > 2:
+            raise ParameterError(f"{type(self).__name__} has {len(self._chain)} stages: a cell has one or two")
+        if self._chain[-1].n_out != len(self.state_names):
+            raise ParameterError(
+                f"{type(self).__name__}: the last stage has n_out={self._chain[-1].n_out}, but the state consists of "
+                f"{list(self.state_names)}: it must return as many"
+            )
         self._gates = sum(stage.n_gates for stage in self._chain)
         self.fields = tuple(Field(name, (self.n_units,)) for name in self.state_names)
 
@@ -298,27 +305,26 @@ class Cell(Filter):
         together = batched(n_voices, lanes(u.dtype), self.n_units) if n_voices > 1 else 0
         if together:
             runner = self._ready(u.dtype, "voices")
-            runner.run(u[:together], x[:together], y[:together], state.workspace("voices", runner.rows))
+            runner.run(u[:together], x[:together], y[:together], state.workspace(runner.width, runner.rows))
             u, x, y = u[together:], x[together:], y[together:]
         if together < n_voices:
             runner = self._ready(u.dtype, "units")
-            runner.run(u, x, y, state.workspace("units", runner.rows))
+            runner.run(u, x, y, state.workspace(runner.width, runner.rows))
 
     def _record(self, u: NDArray[Any], state: State) -> tuple[NDArray[Any], Any]:
         y = np.empty((*u.shape[:2], self.n_units), u.dtype)
         runner = self._ready(u.dtype, "units")
         rows = runner.rows(*u.shape[:2])
         runner.run(u, state.rows, y, rows, taped=True)
-        return y, (u, self._tapes(rows[:, :-1, runner.frame :].reshape(*u.shape[:2], -1, runner.part)))
+        return y, (u, self._tapes(rows[:, :-1, runner.frame :].reshape(*u.shape[:2], runner.parts, runner.part)))
 
     def _tapes(self, parts: NDArray[Any]) -> list[tuple[NDArray[Any], ...]]:
         """What entered each stage, a and r, (voices, frames, vectors * n_units) each, without the blocks' padding."""
         tapes, first = [], 0
         for n_in, stage in self._entering():
             cuts = [first, first + n_in, first + n_in + stage.n_gates, first + n_in + 2 * stage.n_gates]
-            tapes.append(
-                tuple(parts[:, :, i:j, : self.n_units].reshape(*parts.shape[:2], -1) for i, j in pairwise(cuts))
-            )
+            own = (parts[:, :, i:j, : self.n_units] for i, j in pairwise(cuts))
+            tapes.append(tuple(np.ascontiguousarray(p).reshape(*p.shape[:2], p.shape[2] * p.shape[3]) for p in own))
             first = cuts[-1]
         return tapes
 

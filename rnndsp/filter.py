@@ -465,6 +465,7 @@ class Filter(ABC):
         with np.errstate(all="ignore"):
             self._process(signal, state, y)
         require_finite(y, "output", state.index - signal.shape[1])
+        state.forget_workspaces()
         return self._release(y, lead, flat), state
 
     def tape(

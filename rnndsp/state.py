@@ -84,9 +84,15 @@ class State:
     def buffer(self, name: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
         """A workspace for a signal, made anew only when the blocks change their size."""
         array = self._workspaces.get(name)
-        if array is None or array.shape != shape:
+        if array is None or array.shape != shape or array.dtype != dtype:
             array = self._workspaces[name] = np.empty(shape, dtype)
         return array
+
+    def forget_workspaces(self) -> None:
+        """Before a state goes to another filter, or to a user."""
+        self._workspaces.clear()
+        for child in self.children:
+            child.forget_workspaces()
 
     def __getitem__(self, name: str) -> NDArray[Any]:
         start = 0

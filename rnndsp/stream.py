@@ -186,6 +186,7 @@ class Stream:
             raise ParameterError(f"swap: controls {[c.name for c in filt.controls]} differ from {list(self.controls)}")
         filt.check_rate(self.sample_rate)
         self._ramps.adopt(filt.controls)
+        self._state.forget_workspaces()
         self.filter = filt
 
     def process(self, block: NDArray[Any], out: NDArray[Any] | None = None) -> NDArray[Any]:

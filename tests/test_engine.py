@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+from numba.core.errors import TypingError
 
 from rnndsp import ParameterError, StateSpace
-from rnndsp.filters import GRU, LSTM, Elman
+from rnndsp.filters import GRU, LSTM, Dense, Elman
 
 RNG = np.random.default_rng(0)
 
@@ -140,3 +141,43 @@ def test_jacobians_along_a_trajectory_are_those_of_each_frame():
         np.testing.assert_allclose(J[t], linear.A, atol=1e-14)
         np.testing.assert_allclose(B[t], linear.B, atol=1e-14)
         _, state = f.run(u[t : t + 1], state)
+
+
+@pytest.mark.parametrize("voices", [(), (16,)])
+@pytest.mark.parametrize("wrap", [lambda f: f, lambda f: f >> Dense(8, 1)], ids=["bare", "in a series"])
+def test_a_swap_to_a_cell_that_needs_more_room(wrap, voices):
+    """Both cells have one field h, but the rows of the new one's loop are longer."""
+    u = RNG.standard_normal((*voices, 40, 1)).astype(np.float32)
+    stream = wrap(Elman(1, 8)).stream(voices=voices)
+    stream.process(u)
+    state, gru = stream.state, wrap(GRU(1, 8, reset="before"))
+    stream.swap(gru)
+    assert np.array_equal(stream.process(u), gru.run(u, state)[0])
+
+
+@pytest.mark.parametrize("shape", [(0, 2), (0, 5, 2), (3, 0, 2)])
+@pytest.mark.parametrize("cell", [LSTM(2, 8), GRU(2, 3, reset="before")])
+def test_no_frames_and_no_voices(cell, shape):
+    tape = cell.tape(np.zeros(shape))
+    assert tape.y.shape == (*shape[:-1], cell.n_units)
+    gradient = tape.adjoint(np.zeros(tape.y.shape))
+    assert gradient.u.shape == shape and not any(np.any(g) for g in gradient.params.values())
+    assert cell.jacobians(np.zeros((0, 2)), cell.rest_state())[0].shape == (0, cell.n_states, cell.n_states)
+
+
+ONE = Elman(1, 1)._chain[0]
+
+
+@pytest.mark.parametrize(
+    ("stages", "error", "said"),
+    [
+        ((ONE,) * 3, ParameterError, "one or two"),
+        ((ONE._replace(n_out=2),), ParameterError, "n_out=2"),
+        ((ONE._replace(unit=lambda a, r, s, p: (a[0], r[0])),), TypingError, "returned 2 values"),
+        ((ONE._replace(unit=lambda a, r, s, p: ()),), TypingError, "returned 0 values"),
+    ],
+)
+def test_stages_that_do_not_fit(stages, error, said, monkeypatch):
+    monkeypatch.setattr(Elman, "_stages", classmethod(lambda cls, config: stages))
+    with pytest.raises(error, match=said):
+        Elman(1, 3)(np.zeros(4))

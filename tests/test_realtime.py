@@ -59,14 +59,16 @@ STEADY = {
     "amp": lambda: Parallel(LSTM(1, 8) >> Dense(8, 1), gain(1.0)),
     "latency": lambda: Parallel(GRU(1, 3) >> Dense(3, 1), gain(0.5) >> Latency(9)),
     "knobs": lambda: Knobs(LSTM(2, 8) >> Dense(8, 1), {"drive": 0.5}),
+    "knobs inside": lambda: Residual(Knobs(LSTM(2, 8) >> Dense(8, 1), {"drive": 0.5})) >> svf(),
 }
 # views of the arrays, and the numbers that say how large they are
 TRANSIENT = 2000
 
 
-def running(filt, n_frames):
-    """A stream that has made what it keeps, and a function that runs it on."""
-    stream, u, out = filt.stream(), noise(n_frames, 1), np.empty((n_frames, filt.n_outputs), np.float32)
+def running(filt, n_frames, voices=()):
+    """A function that runs a stream on, which has made all that it keeps."""
+    stream, u = filt.stream(voices=voices), noise(*voices, n_frames, 1)
+    out = np.empty((*voices, n_frames, filt.n_outputs), np.float32)
 
     def play(n_blocks):
         for _ in range(n_blocks):
@@ -76,10 +78,12 @@ def running(filt, n_frames):
     return play
 
 
-@pytest.mark.parametrize("n_frames", [64, 4096])
+# the longest of no whole number of the pieces that a series works in
+@pytest.mark.parametrize("n_frames", [64, 2 * CHUNK, 3 * CHUNK + 77])
+@pytest.mark.parametrize("voices", [(), (3,)])
 @pytest.mark.parametrize("name", STEADY)
-def test_blocks_allocate_nothing(name, n_frames):
-    play = running(STEADY[name](), n_frames)
+def test_blocks_allocate_nothing(name, voices, n_frames):
+    play = running(STEADY[name](), n_frames, voices)
     tracemalloc.start()
     try:
         play(20)
