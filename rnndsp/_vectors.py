@@ -191,7 +191,7 @@ _UNARY: tuple[Any, ...] = (
     *(np.sign, np.exp, np.expm1, np.log, np.sin, np.cos, np.tanh, np.floor),
     *(math.exp, math.expm1, math.log, math.sin, math.cos, math.tanh, math.atan, math.floor),
 )
-_BINARY: tuple[Any, ...] = (operator.pow, math.pow, np.power, np.heaviside)
+_BINARY: tuple[Any, ...] = (operator.pow, math.pow, np.power)
 for _function in (*_UNARY, *_BINARY):
     _operation(_function, 1 if _function in _UNARY else 2, _by_lane)
 
