@@ -32,7 +32,7 @@ cells = [LSTM(1, 2), GRU(1, 2), GRU(1, 2, reset="before"), Elman(1, 2)]
 others = [Dense(1, 2), SOS([[1, 0.5, 0, 1, -0.5, 0]]), FeedbackDelayNetwork([2, 3], t60_s=1, sample_rate=8000)]
 y = [filt(u).tolist() for filt in (*cells, *others)]
 kernels = [cell._loop(cell._shape(np.dtype(np.float32), "units")) for cell in cells]
-kernels += [dense._forward(lanes(np.dtype(np.float32))), sections._forward, statespace._forward]
+kernels += [dense._forward_few(lanes(np.dtype(np.float32))), sections._forward, statespace._forward]
 hits, misses = ([sum(getattr(k.stats, what).values()) for k in kernels] for what in ("cache_hits", "cache_misses"))
 print(json.dumps([hits, misses, y]))
 """
