@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from rnndsp._checks import generator, whole_number
-from rnndsp._jit import kernel
+from rnndsp._jit import inline, kernel
 from rnndsp._mixing import affine, load_some, put_out
 from rnndsp._vectors import aligned, fma, keep, lanes, larger, load, store, total
 from rnndsp.activations import sigmoid, tanh
@@ -31,6 +31,17 @@ _SLOPES: dict[str, Callable[[NDArray[Any]], NDArray[Any]]] = {
 }
 
 
+@inline
+def _activated(a: Any, activation: Any) -> Any:
+    if activation == 1:
+        a = tanh(a)
+    elif activation == 2:
+        a = larger(a, 0)
+    elif activation == 3:
+        a = sigmoid(a)
+    return a
+
+
 @cache
 def _forward(n_lanes: int) -> Any:
     """Compile the loop over frames for blocks of so many outputs."""
@@ -47,13 +58,7 @@ def _forward(n_lanes: int) -> Any:
                 for place in range(0, n, len(wide)):
                     at = place // len(wide) * block
                     (a,) = affine(weights, at, wide, u, frame * n_inputs, n_inputs, one, wide, one)
-                    if activation == 1:
-                        a = tanh(a)
-                    elif activation == 2:
-                        a = larger(a, 0)
-                    elif activation == 3:
-                        a = sigmoid(a)
-                    put_out(y, frame * n + place, stop, a, min(n - place, len(wide)), wide)
+                    put_out(y, frame * n + place, stop, _activated(a, activation), min(n - place, len(wide)), wide)
 
     return forward
 
@@ -76,13 +81,7 @@ def _forward_few(n_lanes: int) -> Any:
                     x = load_some(u, at + whole, n_inputs - whole, wide)
                     products = fma(load(weights, j * row + whole, wide, wide), x, products)
                 a = total(products) + load(weights, n * row + j, one, one)
-                if activation == 1:
-                    a = tanh(a)
-                elif activation == 2:
-                    a = larger(a, 0)
-                elif activation == 3:
-                    a = sigmoid(a)
-                store(y, frame * n + j, a, one)
+                store(y, frame * n + j, _activated(a, activation), one)
 
     return forward
 
