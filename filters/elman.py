@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from rnndsp._certificates import norm_below_one
 from rnndsp.activations import tanh
 from rnndsp.engine import Cell, Stage
 from rnndsp.errors import ParameterError
+from rnndsp.stability._decay import norm_below_one
 
 __all__ = ["Elman"]
 

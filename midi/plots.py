@@ -50,13 +50,13 @@ def piano_roll_plot(
     """
     from matplotlib.collections import PolyCollection
 
-    from rnndsp.plots import BLUE, GREEN, INK, PURPLE, VERMILLION, _axes
+    from rnndsp.plots._style import BLUE, GREEN, INK, PURPLE, VERMILLION, axes
 
     if isinstance(piece, Roll):
         piece = piece.piece()
     if steps_per_beat is not None:
         piece = piece.roll(steps_per_beat).piece()
-    ax = _axes(ax, 9.0, 4.2)
+    ax = axes(ax, 9.0, 4.2)
     lines = bar_lines(piece)
     pitches = np.concatenate([[60], *(track.notes["pitch"] for track in piece.tracks)])[piece.n_notes > 0 :]
     low, high = int(pitches.min()), int(pitches.max())
@@ -106,7 +106,7 @@ def bar_lines(piece: Piece) -> NDArray[np.float64]:
 
 
 def _keyboard(ax: Axes, low: int, high: int) -> None:
-    from rnndsp.plots import GREY
+    from rnndsp.plots._style import GREY
 
     keys = np.arange(low, high + 1)
     black = keys[np.isin(keys % 12, BLACK_KEYS)]
@@ -120,7 +120,7 @@ def _keyboard(ax: Axes, low: int, high: int) -> None:
 
 
 def _bars(ax: Axes, lines: NDArray[np.float64], piece: Piece) -> None:
-    from rnndsp.plots import GREY
+    from rnndsp.plots._style import GREY
 
     n_bars = len(lines) - 1
     step = 1

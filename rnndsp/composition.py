@@ -15,7 +15,8 @@ from rnndsp._jit import kernel
 from rnndsp.activations import flush
 from rnndsp.errors import ParameterError
 from rnndsp.filter import MAX_STATES, Control, Filter
-from rnndsp.stability import MARGIN, Boundedness, loop_radius
+from rnndsp.stability import Boundedness
+from rnndsp.stability.spectrum import MARGIN, loop_radius
 from rnndsp.state import Field, State
 from rnndsp.statespace import DelayStateSpace
 

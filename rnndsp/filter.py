@@ -373,13 +373,14 @@ class Filter(ABC):
 
     def _boundedness(self) -> Boundedness:
         """What is known about the output, see :class:`rnndsp.stability.Boundedness`."""
-        from rnndsp.stability import Boundedness, decays
+        from rnndsp.stability import Boundedness
+        from rnndsp.stability.spectrum import decays
 
         return Boundedness(self.is_linear and decays(self))
 
     def _contraction(self) -> str | None:
         """Why two runs on the same input always converge, from any two states; None where that is not proved."""
-        from rnndsp.stability import decays
+        from rnndsp.stability.spectrum import decays
 
         if not self.n_states:
             return "no memory"

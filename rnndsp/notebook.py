@@ -16,11 +16,14 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from rnndsp import plots, stability
+from rnndsp import plots
 from rnndsp.composition import Series
 from rnndsp.errors import RnndspError
 from rnndsp.filter import Control, Filter
-from rnndsp.stability import Property, StabilityReport, Verdict, in_words
+from rnndsp.plots._style import duration
+from rnndsp.stability import Property, StabilityReport, Verdict
+from rnndsp.stability.overview import certified
+from rnndsp.stability.spectrum import in_words, n_lines, pole_cost
 
 if TYPE_CHECKING:
     from rnndsp.training import Fit
@@ -160,7 +163,7 @@ def filter_facts(filt: Filter, controls: Mapping[str, float]) -> dict[str, str]:
         "Inputs, outputs": f"{filt.n_inputs}, {filt.n_outputs}",
         "States": f"{filt.n_states:,}",
         "Parameters": f"{sum(value.size for value in filt.params.values()):,}",
-        "Latency": plots._duration(filt.latency, filt.sample_rate) if filt.latency else "none",
+        "Latency": duration(filt.latency, filt.sample_rate) if filt.latency else "none",
         "Sample rate": f"{filt.sample_rate:g} Hz" if filt.sample_rate else "any",
         "Kind": "linear" if filt.is_linear else "nonlinear",
     }
@@ -194,15 +197,15 @@ def filter_html(filt: Filter) -> str:
 
 def _is_quick(filt: Filter) -> bool:
     """Whether its poles are found at a glance."""
-    n, lines = filt.n_states, stability.n_lines(filt)
-    return lines <= MOST_LINES and (n == lines or stability.pole_cost(n, lines) <= MOST_COST)
+    n, lines = filt.n_states, n_lines(filt)
+    return lines <= MOST_LINES and (n == lines or pole_cost(n, lines) <= MOST_COST)
 
 
 def _verdicts(filt: Filter) -> str:
-    if stability.n_lines(filt) > MOST_LINES:
+    if n_lines(filt) > MOST_LINES:
         return sentence("Large, so its stability may take a while: call .stability().")
     whole = filt.period > 1 or (filt.is_linear and _is_quick(filt))
-    rows = filt.stability() if whole else stability.certified(filt)
+    rows = filt.stability() if whole else certified(filt)
     badges = _terms((row.name, badge(row.verdict)) for row in rows)
     return badges + ("" if whole else sentence("That is what its parts prove; .stability() looks further."))
 

@@ -19,8 +19,10 @@ from rnndsp._files import writing
 from rnndsp.errors import ParameterError, RnndspError
 from rnndsp.filter import Filter
 from rnndsp.notebook import drawn
-from rnndsp.plots import DECAY_DB, IMPULSE_DB, _duration
-from rnndsp.stability import MARGIN, StabilityReport
+from rnndsp.plots._style import duration, time_axis
+from rnndsp.plots.responses import DECAY_DB, IMPULSE_DB, response_frames
+from rnndsp.stability import StabilityReport
+from rnndsp.stability.spectrum import MARGIN
 from rnndsp.state import State
 
 __all__ = ["analyze", "html_page"]
@@ -253,43 +255,43 @@ def _pole_decay(subject: _Subject) -> _Picture:
     at = _pitch(abs(np.angle(slowest)) / (2 * np.pi) * (rate or 1.0), rate)
     radius = subject.radius
     if radius > 1 + MARGIN:
-        said = f"Its fastest growing mode, at {at}, is 60 dB louder after {_duration(3 / np.log10(radius), rate)}."
+        said = f"Its fastest growing mode, at {at}, is 60 dB louder after {duration(3 / np.log10(radius), rate)}."
     elif radius >= 1 - MARGIN:
         said = f"Its slowest mode, at {at}, rings for ever."
     else:
         slow, half, fast = (stability.t60_s(float(r), 1.0) for r in (radius, np.median(size), size.min()))
-        said = f"Its slowest mode, at {at}, needs {_duration(slow, rate)} to fade by 60 dB"
-        said += f"; half of all modes need less than {_duration(half, rate)}." if 1 <= half < 0.9 * slow else "."
+        said = f"Its slowest mode, at {at}, needs {duration(slow, rate)} to fade by 60 dB"
+        said += f"; half of all modes need less than {duration(half, rate)}." if 1 <= half < 0.9 * slow else "."
         if fast > 0.99 * slow:
-            said = f"All its modes fade at one rate, by 60 dB in {_duration(slow, rate)}."
+            said = f"All its modes fade at one rate, by 60 dB in {duration(slow, rate)}."
     return _Picture("How long each mode rings", said, "pole_decay.png", png)
 
 
 def _impulse(subject: _Subject) -> _Picture:
     filt, controls = subject.filt, subject.controls
-    n = plots._n_frames(filt, controls, subject.poles, IMPULSE_DB)
+    n = response_frames(filt, controls, subject.poles, IMPULSE_DB)
     lines, png = drawn(lambda ax: plots.impulse_response_plot(filt, n, controls=controls, ax=ax))
     h = np.stack([np.abs(line.get_ydata()) for line in lines])
     peak, rate = h.max(), filt.sample_rate
-    x = np.asarray(lines[0].get_xdata()) / plots._time_axis(n, rate)[0][1]  # in frames again
+    x = np.asarray(lines[0].get_xdata()) / time_axis(n, rate)[0][1]  # in frames again
     if not peak:
         said = "A click gives silence."
     elif subject.radius > 1 + MARGIN and filt.is_linear:
-        said = f"A click never dies away: it is shown for the first {_duration(n, rate)}."
+        said = f"A click never dies away: it is shown for the first {duration(n, rate)}."
     else:
         loud, alive = (np.flatnonzero(np.any(h >= part * peak, axis=0)) for part in (0.5, 1e-3))
         first, last = x[loud[0]], x[alive[-1]]
-        said = f"A click is heard {f'after {_duration(first, rate)}' if first else 'at once'}, and "
+        said = f"A click is heard {f'after {duration(first, rate)}' if first else 'at once'}, and "
         if last >= 0.999 * (n - 1):
-            said += f"stays within 60 dB of its peak for the {_duration(n, rate)} shown."
+            said += f"stays within 60 dB of its peak for the {duration(n, rate)} shown."
         else:
-            said += f"has faded by 60 dB after {_duration(last + 1, rate)}."
+            said += f"has faded by 60 dB after {duration(last + 1, rate)}."
     return _Picture("What a click turns into", said, "impulse_response.png", png)
 
 
 def _decay(subject: _Subject) -> _Picture:
     filt, controls = subject.filt, subject.controls
-    n = plots._n_frames(filt, controls, subject.poles, DECAY_DB)
+    n = response_frames(filt, controls, subject.poles, DECAY_DB)
     lines, png = drawn(lambda ax: plots.decay_plot(filt, n, controls=controls, ax=ax))
     label = str(lines[0].get_label()).partition(": ")[2]
     said = f"Of a click, the energy still to come falls by {label}." if label.startswith("60") else f"There is {label}."

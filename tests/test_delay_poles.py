@@ -6,9 +6,9 @@ from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 from scipy.stats import ortho_group
 
-from rnndsp import _delay_poles
-from rnndsp._delay_poles import _expand, delay_poles
 from rnndsp.errors import ParameterError, RnndspError
+from rnndsp.stability import _delay_poles
+from rnndsp.stability._delay_poles import _expand, delay_poles
 
 Real = NDArray[np.float64]
 M4 = np.array([211, 150, 337, 98])

@@ -28,6 +28,8 @@ import rnndsp.midi
 CORE = Path(rnndsp.__file__).parent
 CHECKOUT = CORE.parent if (CORE.parent / "pyproject.toml").is_file() else None
 ROOMS = ("filters", "midi")
+# Folders of the core itself, which see what the core sees.
+PARTS = ("plots", "stability")
 # What the core shows to the world may look into the rooms; nothing of the core may look at the command line.
 COMMAND_LINE = ("__main__", "cli", "demo")
 FACES = ("__init__", *COMMAND_LINE)
@@ -136,7 +138,8 @@ def python(code: str) -> str:
 
 def sources(folder: Path) -> list[Path]:
     """The modules of one room, those of the rooms inside it left out."""
-    return sorted(path for path in folder.iterdir() if path.suffix in (".py", ".pyi"))
+    inside = [folder, *(folder / part for part in PARTS)] if folder == CORE else [folder]
+    return sorted(path for place in inside for path in place.iterdir() if path.suffix in (".py", ".pyi"))
 
 
 def imports(path: Path, package: str) -> Iterator[tuple[str, bool]]:
@@ -235,7 +238,8 @@ def test_packages_named_are_the_folders_that_are_there() -> None:
     root = checkout()
     tool = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]
     assert tool["package-dir"] == {"rnndsp": "rnndsp", **{f"rnndsp.{room}": room for room in ROOMS}}
-    assert sorted(tool["packages"]) == sorted(tool["package-dir"]) and tool["include-package-data"] is False
+    packages = {*tool["package-dir"], *(f"rnndsp.{part}" for part in PARTS)}
+    assert set(tool["packages"]) == packages and tool["include-package-data"] is False
     found = {
         ".".join(("rnndsp", *(() if path.parts[0] == "rnndsp" else path.parts[:1]), *path.parts[1:-1]))
         for top in ("rnndsp", *ROOMS)
@@ -271,7 +275,7 @@ def test_top_level_of_the_repository() -> None:
 
 def test_type_information_ships() -> None:
     assert (CORE / "py.typed").is_file()
-    for folder in (CORE, CORE / "filters", CORE / "midi"):
+    for folder in (CORE, *(CORE / name for name in (*PARTS, *ROOMS))):
         assert (folder / "__init__.pyi").is_file()
 
 
@@ -286,7 +290,7 @@ def test_public_names_are_frozen() -> None:
 
 
 def test_stubs_agree_with_what_is_there() -> None:
-    for package in (rnndsp, rnndsp.filters, rnndsp.midi):
+    for package in (rnndsp, rnndsp.plots, rnndsp.stability, rnndsp.filters, rnndsp.midi):
         stub = ast.parse((Path(package.__file__).parent / "__init__.pyi").read_text())
         for item in stub.body:
             if not isinstance(item, ast.ImportFrom):

@@ -15,6 +15,7 @@ from rnndsp.errors import NonFiniteError, ParameterError
 from rnndsp.filters.dense import Dense
 from rnndsp.filters.lstm import LSTM
 from rnndsp.framed import Framed
+from rnndsp.plots import responses
 from rnndsp.response import impulse_response
 from rnndsp.statespace import DelayStateSpace, StateSpace, gain
 from rnndsp.training import Epoch
@@ -165,8 +166,8 @@ def test_the_default_length_shows_the_decay(ax, comb):
 
 def test_long_responses_keep_their_extremes(ax):
     u = np.random.default_rng(0).standard_normal(30000)
-    x, y = plots._extremes(np.arange(30000.0), u)
-    assert y.size == 2 * plots.SLICES
+    x, y = responses._extremes(np.arange(30000.0), u)
+    assert y.size == 2 * responses.SLICES
     assert (y.min(), y.max()) == (u.min(), u.max())
     assert np.all(np.diff(x) >= 0)
 

@@ -7,8 +7,6 @@ import pytest
 from scipy import signal
 
 from rnndsp import Feedback, Framed, Knobs, Residual, StateSpace, delay, gain, stability
-from rnndsp._certificates import decay_certificate
-from rnndsp._delay_poles import delay_poles
 from rnndsp.filters import (
     GRU,
     LSTM,
@@ -21,6 +19,8 @@ from rnndsp.filters import (
     TransferFunction,
 )
 from rnndsp.stability import Verdict
+from rnndsp.stability._decay import decay_certificate
+from rnndsp.stability._delay_poles import delay_poles
 
 
 def elman(W, U, **config):

@@ -1,0 +1,9 @@
+from .losses import history_plot as history_plot
+from .responses import decay_plot as decay_plot
+from .responses import energy_decay_db as energy_decay_db
+from .responses import frequency_response_plot as frequency_response_plot
+from .responses import impulse_response_plot as impulse_response_plot
+from .responses import spectrogram_plot as spectrogram_plot
+from .z_plane import frozen_pole_plot as frozen_pole_plot
+from .z_plane import pole_decay_plot as pole_decay_plot
+from .z_plane import pole_plot as pole_plot

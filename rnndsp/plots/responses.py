@@ -1,0 +1,328 @@
+"""What comes out: responses to an impulse and to sines, and spectrograms."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import product
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.image import AxesImage
+from matplotlib.lines import Line2D
+from matplotlib.ticker import EngFormatter, NullFormatter
+from numpy.typing import ArrayLike, NDArray
+
+from rnndsp import response, stability
+from rnndsp.errors import ParameterError, RnndspError
+from rnndsp.filter import Filter
+from rnndsp.plots._style import GREY, STYLES, axes, duration, hertz, time_axis
+from rnndsp.stability.spectrum import MARGIN
+from rnndsp.state import State
+from rnndsp.statespace import space
+
+__all__ = [
+    "decay_plot",
+    "energy_decay_db",
+    "frequency_response_plot",
+    "impulse_response_plot",
+    "spectrogram_plot",
+]
+
+# A modal density at which curves of the magnitude are grass, and want an average.
+MANY_STATES = 500
+# Longer signals are drawn by the extremes of so many slices, as audio editors do.
+SLICES = 4000
+# How far the slowest mode fades within the responses that are drawn.
+IMPULSE_DB, DECAY_DB = 75.0, 90.0
+
+Controls = Mapping[str, ArrayLike]
+Real = NDArray[np.float64]
+
+
+def response_frames(filt: Filter, controls: Controls | None, poles: ArrayLike | None, decay_db: float) -> int:
+    """How much of an impulse response to look at: what it takes to fade, or to see it grow, within reason."""
+    try:
+        linear = filt.linearize(controls=controls)
+        found = stability.poles(filt, controls=controls) if poles is None else np.asarray(poles)
+    except RnndspError:  # no time-invariant filter stands for it, or it has too many poles to find
+        return int(np.clip(filt.latency + filt.n_states + 16 * filt.period, 1024, 2**17))
+    radius = float(np.max(np.abs(found), initial=0))
+    memory = min(filt.latency + int(linear.delays.sum()), 2**21) + 1
+    most = int(np.clip(2**28 // max(len(linear.A), 1) ** 2, 2**12, 2**19 if filt.is_linear else 2**17))
+    if radius > 1 + MARGIN:
+        grown = 1 / np.log10(radius)  # by 20 dB, which still shows how it began
+        return int(np.clip(grown + memory, 8, min(150 * grown, most))) if filt.is_linear else 4096
+    if radius >= 1 - MARGIN:
+        return int(min(max(4096, 16 * memory), most))
+    ring = stability.t60_s(radius, 1.0) * decay_db / 60
+    return int(max(32, min(ring, most) + memory))
+
+
+def _curves(h: NDArray[Any]) -> int:
+    return min(int(h.shape[-1]), len(STYLES))
+
+
+def _extremes(t: Real, y: Real) -> tuple[Real, Real]:
+    """The curve, or where it is long the least and the largest value of each slice."""
+    if y.size <= 2 * SLICES:
+        return t, y
+    starts = np.arange(SLICES) * y.size // SLICES
+    both = np.stack([np.minimum.reduceat(y, starts), np.maximum.reduceat(y, starts)], axis=1)
+    return np.repeat(t[starts], 2), both.ravel()
+
+
+def impulse_response_plot(
+    filt: Filter,
+    n_frames: int | None = None,
+    *,
+    channel: int = 0,
+    level: float = 1.0,
+    controls: Controls | None = None,
+    ax: Axes | None = None,
+) -> list[Line2D]:
+    """The output for an impulse on one input, see :func:`rnndsp.response.impulse_response`.
+
+    Parameters
+    ----------
+    filt : Filter
+    n_frames : int, optional
+        When absent, what the slowest mode takes to fade by 75 dB, or to grow by 20 dB, some seconds at most.
+    channel, level, controls
+        As in :func:`rnndsp.response.impulse_response`.
+    ax : matplotlib.axes.Axes, optional
+
+    Returns
+    -------
+    list of Line2D
+        One an output, four at most. More than 8000 samples are drawn by their extremes in 4000 slices.
+    """
+    n_frames = response_frames(filt, controls, None, IMPULSE_DB) if n_frames is None else n_frames
+    h = response.impulse_response(filt, n_frames, channel=channel, level=level, controls=controls)
+    ax = axes(ax)
+    t, label = time_axis(n_frames, filt.sample_rate)
+    lines = []
+    for place, (color, style) in zip(range(_curves(h)), STYLES, strict=False):
+        look: dict[str, Any] = {"marker": "o", "markersize": 3} if n_frames <= 100 else {}
+        x, y = _extremes(t, h[:, place])
+        lines += ax.plot(x, y, style, color=color, linewidth=1, label=f"output {place + 1}", **look)
+    peak = float(np.max(np.abs(h), initial=0))
+    early = float(np.max(np.abs(h[: n_frames // 4 + 1]), initial=0))
+    if peak > 4 * early > 0:  # it grows: show how it began, cut what comes of it
+        ax.set_ylim(max(1.05 * float(h.min()), -4 * early), min(1.05 * float(h.max()), 4 * early))
+    if len(lines) > 1:
+        ax.legend(fontsize=8)
+    ax.axhline(0, color=GREY, linewidth=0.5)
+    ax.set(xlabel=label, ylabel="amplitude")
+    ax.margins(x=0.01)
+    ax.grid(alpha=0.3)
+    note = "" if filt.is_linear else f", for a level of {level:g} (nonlinear: depends on it)"
+    ax.set_title("impulse response" + note)
+    return lines
+
+
+def energy_decay_db(h: ArrayLike) -> Real:
+    """Energy still to come, in dB of all of it.
+
+    Parameters
+    ----------
+    h : array, shape (n_frames, ...)
+        Impulse response; the result has its shape.
+
+    References
+    ----------
+    M. R. Schroeder (1965), "New method of measuring reverberation time".
+    """
+    energy = np.cumsum(np.square(np.asarray(h, np.float64))[::-1], axis=0)[::-1]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        decay: Real = 10 * np.log10(energy / energy[:1])
+    return decay
+
+
+def _fitted_t60(decay_db: Real) -> float:
+    """Twice the frames in which a straight line through -5 to -35 dB falls by 30 dB (ISO 3382), else NaN."""
+    span = np.flatnonzero((decay_db <= -5) & (decay_db >= -35))
+    # what falls only at the very end has been cut off, and has not faded
+    if span.size < 3 or span[-1] > 0.9 * len(decay_db):
+        return np.nan
+    return float(-60 / np.polyfit(span, decay_db[span], 1)[0])
+
+
+def decay_plot(
+    filt: Filter,
+    n_frames: int | None = None,
+    *,
+    channel: int = 0,
+    level: float = 1.0,
+    controls: Controls | None = None,
+    ax: Axes | None = None,
+) -> list[Line2D]:
+    """The energy decay curve of the impulse response, in dB, with the decay time fitted to it.
+
+    Parameters
+    ----------
+    filt, n_frames, channel, level, controls, ax
+        As in :func:`impulse_response_plot`; by default long enough to fade by 90 dB.
+
+    Returns
+    -------
+    list of Line2D
+        One an output, four at most. Their labels name the time in which they fall by 60 dB, as fitted from -5 to -35.
+    """
+    n_frames = response_frames(filt, controls, None, DECAY_DB) if n_frames is None else n_frames
+    h = response.impulse_response(filt, n_frames, channel=channel, level=level, controls=controls)
+    ax = axes(ax)
+    t, label = time_axis(n_frames, filt.sample_rate)
+    lines = []
+    for place, (color, style) in zip(range(_curves(h)), STYLES, strict=False):
+        decay = energy_decay_db(h[:, place])
+        fitted = _fitted_t60(decay)
+        said = f"60 dB in {duration(fitted, filt.sample_rate)}" if np.isfinite(fitted) else "no straight fall by 30 dB"
+        step = max(1, n_frames // SLICES)
+        shown = np.where(np.isfinite(decay), decay, np.nan)[::step]
+        lines += ax.plot(t[::step], shown, style, color=color, label=f"output {place + 1}: {said}")
+    ax.legend(fontsize=8, loc="upper right")
+    heard = np.flatnonzero(np.any(energy_decay_db(h[:, : len(STYLES)]) >= -90, axis=1))
+    ax.set(xlabel=label, ylabel="energy still to come (dB)", ylim=(-85, 5))
+    ax.set_xlim(0, t[heard[-1]] if heard.size and heard[-1] else None)
+    ax.grid(alpha=0.3)
+    ax.set_title("energy decay")
+    return lines
+
+
+def _third_octaves(frequency: Real, power: Real) -> Real:
+    """The mean power within a sixth of an octave on either side; the grid is logarithmic."""
+    half = max(1, round((len(frequency) - 1) / np.log2(frequency[-1] / frequency[0]) / 6))
+    total = np.concatenate([np.zeros((1, *power.shape[1:])), np.cumsum(power, axis=0)])
+    at = np.arange(len(power))
+    low, high = np.maximum(at - half, 0), np.minimum(at + half + 1, len(power))
+    mean: Real = (total[high] - total[low]) / (high - low).reshape(-1, *[1] * (power.ndim - 1))
+    return mean
+
+
+def frequency_response_plot(
+    filt: Filter,
+    frequency: ArrayLike | None = None,
+    *,
+    state: State | None = None,
+    u: ArrayLike | None = None,
+    controls: Controls | None = None,
+    ax: Axes | None = None,
+) -> tuple[list[Line2D], list[Line2D]]:
+    """Magnitude in dB against frequency: of a linear filter, or of the small-signal filter of any other.
+
+    Parameters
+    ----------
+    filt : Filter
+    frequency : array, optional
+        In Hz where the filter has a sample rate, else in cycles a sample, and ascending. When absent, a logarithmic
+        grid over three decades up to half the sample rate.
+    state, u, controls
+        The operating point, as in :meth:`Filter.linearize`.
+    ax : matplotlib.axes.Axes, optional
+
+    Returns
+    -------
+    curves, averages : list of Line2D
+        A curve each of up to four pairs of output and input; and third-octave averages on top of them where the filter
+        has more than 500 states and no ``frequency`` is given, else none.
+    """
+    linear = filt.linearize(state, u, controls=controls)
+    pairs = list(product(range(linear.n_outputs), range(linear.n_inputs)))
+    # no more of it than is drawn
+    p, k = min(linear.n_outputs, len(STYLES)), min(linear.n_inputs, len(STYLES))
+    linear = space(linear.A, linear.B[:, :k], linear.C[:p], linear.D[:p, :k], linear.delays)
+    rate = filt.sample_rate or 1.0
+    dense = frequency is None and linear.n_states > MANY_STATES
+    grid = np.geomspace(rate / 2000, rate / 2, 8192 if dense else 1024)
+    if frequency is not None:
+        grid = np.asarray(frequency, np.float64)
+    # in pieces, as a matrix is inverted for each frequency
+    pieces = np.array_split(grid, 1 + grid.size * len(linear.A) ** 2 // 2**21)
+    h = np.concatenate([linear.frequency_response(2 * np.pi * piece / rate) for piece in pieces])
+    power = np.abs(h) ** 2
+    ax = axes(ax)
+    curves: list[Line2D] = []
+    averages: list[Line2D] = []
+    with np.errstate(divide="ignore"):
+        db, mean_db = 10 * np.log10(power), 10 * np.log10(_third_octaves(grid, power)) if dense else None
+    for (out, into), (color, style) in zip(pairs, STYLES, strict=False):
+        name = f"output {out + 1}" + (f", input {into + 1}" if k > 1 else "")
+        if mean_db is None:
+            curves += ax.plot(grid, db[:, out, into], style, color=color, label=name)
+        else:
+            curves += ax.plot(grid, db[:, out, into], color=color, linewidth=0.3, alpha=0.35)
+            averages += ax.plot(grid, mean_db[:, out, into], style, color=color, label=f"{name}, third-octave mean")
+    if len(pairs) > 1 or dense:
+        title = f"first {len(STYLES)} of {len(pairs)}" if len(pairs) > len(STYLES) else None
+        ax.legend(fontsize=8, title=title, title_fontsize=8)
+    shown = np.concatenate([np.asarray(curve.get_ydata(), np.float64) for curve in curves])
+    shown = shown[np.isfinite(shown)]
+    if shown.size:
+        top = float(shown.max())
+        bottom = max(float(np.percentile(shown, 0.5)) if dense else float(shown.min()), top - 120)
+        ax.set_ylim(min(bottom, top - 12) - 3, top + 3)
+    form, label = hertz(filt.sample_rate)
+    ax.set_xscale("log")
+    ax.xaxis.set_major_formatter(form)
+    ax.xaxis.set_minor_formatter(NullFormatter())
+    ax.set_xlim(grid[0], grid[-1])
+    ax.set(xlabel=label, ylabel="magnitude (dB)")
+    ax.grid(alpha=0.3)
+    ax.set_title("frequency response" + ("" if filt.is_linear else " for small signals about one operating point"))
+    return curves, averages
+
+
+def spectrogram_plot(
+    y: ArrayLike, sample_rate: float, *, n_fft: int = 1024, range_db: float = 90.0, ax: Axes | None = None
+) -> AxesImage:
+    """Listening with the eyes: level against time and frequency, a sine of amplitude 1 being 0 dB.
+
+    Parameters
+    ----------
+    y : array, shape (n_frames,) or (n_frames, n_channels)
+        Channels are averaged in power.
+    sample_rate : float
+        Hz.
+    n_fft : int
+        Length of a frame in samples, under a Hann window.
+    range_db : float
+        Levels further than this below the loudest are drawn as silence.
+    ax : matplotlib.axes.Axes, optional
+
+    Returns
+    -------
+    AxesImage
+        Its data are the levels in dB, frequency by time; ``colorbar`` is its colour bar.
+    """
+    signal = np.asarray(y, np.float64)
+    if signal.ndim not in (1, 2) or not signal.size or not np.isfinite(signal).all():
+        raise ParameterError(f"y of shape {signal.shape}: give (n_frames,) or (n_frames, n_channels), all of it finite")
+    signal = signal.reshape(len(signal), -1)
+    signal = np.pad(signal, ((0, max(0, n_fft - len(signal))), (0, 0)))
+    hop = max(n_fft // 4, len(signal) // 2000)  # no more columns than a picture has
+    window = np.hanning(n_fft + 1)[:-1]
+    power = np.zeros((n_fft // 2 + 1, (len(signal) - n_fft) // hop + 1))
+    for column in range(power.shape[1]):
+        frame = signal[column * hop : column * hop + n_fft]
+        power[:, column] = np.mean(np.abs(np.fft.rfft(window[:, None] * frame, axis=0)) ** 2, axis=1)
+    db = 10 * np.log10(power * (2 / window.sum()) ** 2 + 1e-30)
+    ax = axes(ax)
+    # a column stands in the middle of its frame
+    start, stop = (n_fft - hop) / 2 / sample_rate, ((n_fft - hop) / 2 + power.shape[1] * hop) / sample_rate
+    half_bin = sample_rate / n_fft / 2
+    image = ax.imshow(
+        db,
+        aspect="auto",
+        origin="lower",
+        cmap="magma",
+        vmin=float(db.max()) - range_db,
+        vmax=float(db.max()),
+        extent=(start, stop, -half_bin, sample_rate / 2 + half_bin),
+    )
+    ax.figure.colorbar(image, ax=ax, label="level (dB)")
+    ax.set_ylim(0, sample_rate / 2)
+    ax.yaxis.set_major_formatter(EngFormatter("Hz"))
+    ax.set(xlabel="time (s)", ylabel="frequency (Hz)")
+    ax.set_title("spectrogram")
+    return image

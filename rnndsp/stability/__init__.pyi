@@ -1,0 +1,11 @@
+from .overview import report as report
+from .resting import rest_states as rest_states
+from .spectrum import poles as poles
+from .spectrum import spectral_radius as spectral_radius
+from .spectrum import t60_s as t60_s
+from .trajectories import FrozenPoles as FrozenPoles
+from .trajectories import frozen_poles as frozen_poles
+from .verdicts import Boundedness as Boundedness
+from .verdicts import Property as Property
+from .verdicts import StabilityReport as StabilityReport
+from .verdicts import Verdict as Verdict
