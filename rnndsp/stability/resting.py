@@ -56,7 +56,7 @@ def rest_states(
         here = filt.rest_state()
         here.indices = end.indices
         here = here.unravel(end.voice(voice).ravel()[0])
-        fixed = _polish(filt, here, controls)
+        fixed = polish(filt, here, controls=controls)
         if fixed is not None and all(
             np.max(np.abs(fixed.ravel() - other.ravel()), initial=0) > SAME for other in found
         ):
@@ -64,18 +64,18 @@ def rest_states(
     return tuple(found)
 
 
-def _polish(filt: Filter, state: State, controls: Controls | None) -> State | None:
-    """Newton's method towards x = F(x, 0); None where it does not end at a fixed point."""
-    frame = np.zeros((1, filt.n_inputs))
+def polish(filt: Filter, state: State, u: ArrayLike | None = None, *, controls: Controls | None = None) -> State | None:
+    """Newton's method towards x = F(x, u) for a constant frame u; None where it does not end at a fixed point."""
+    frame = np.zeros(filt.n_inputs) if u is None else np.asarray(u, np.float64)
     for _ in range(20):
         x = state.ravel()
         if not np.isfinite(x).all():
             return None
         try:
-            moved = filt.run(frame, state, controls=controls)[1].ravel()
+            moved = filt.run(frame[None], state, controls=controls)[1].ravel()
         except NonFiniteError:
             return None
-        linear = filt.linearize(state, controls=controls)
+        linear = filt.linearize(state, frame, controls=controls)
         error = np.max(np.abs(moved - x), initial=0)
         if error < 1e-12:
             # nearly at rest is not at rest where hardly anything pulls back
