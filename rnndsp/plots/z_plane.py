@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.collections import PathCollection
+from matplotlib.collections import LineCollection, PathCollection
 from matplotlib.colorbar import Colorbar
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, FixedLocator, LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import ArrayLike
 
 from rnndsp import stability
+from rnndsp.errors import RnndspError
 from rnndsp.filter import Filter
-from rnndsp.plots._style import BLUE, GREY, INK, PURPLE, VERMILLION, axes, count, hertz, rounded
+from rnndsp.plots._style import BLUE, GREEN, GREY, INK, PURPLE, VERMILLION, axes, count, hertz, rounded
 from rnndsp.stability import FrozenPoles
 from rnndsp.stability.spectrum import MARGIN
 from rnndsp.state import State
@@ -23,6 +25,9 @@ from rnndsp.state import State
 __all__ = ["frozen_pole_plot", "pole_decay_plot", "pole_plot"]
 
 Controls = Mapping[str, ArrayLike]
+
+# Poles up to which the way of each is drawn, and zeros and hidden modes are looked for.
+MAX_TRACKED = 200
 
 
 def z_plane(ax: Axes, rate: float | None, limit: float) -> None:
@@ -81,8 +86,8 @@ def pole_plot(
     controls: Controls | None = None,
     poles: ArrayLike | None = None,
     ax: Axes | None = None,
-) -> tuple[Line2D, Line2D]:
-    """The z-plane: unit circle, a cross for each pole, frequencies round the circle.
+) -> tuple[Line2D, Line2D, Line2D, Line2D]:
+    """The z-plane: unit circle, a cross for each pole, a ring for each zero, frequencies round the circle.
 
     Parameters
     ----------
@@ -97,8 +102,16 @@ def pole_plot(
     -------
     fading, lasting : Line2D
         Crosses of the poles inside the circle, triangles for those on or outside of it.
+    zeros, hidden : Line2D
+        Rings for the zeros, and grey boxes round the poles that no input drives or no output hears; of filters with up
+        to 200 states.
     """
     found = stability.poles(filt, state, u, controls=controls) if poles is None else np.asarray(poles, np.complex128)
+    zeros, hidden = np.zeros(0, np.complex128), np.zeros(0, np.complex128)
+    if found.size <= MAX_TRACKED:
+        with suppress(RnndspError):
+            zeros = stability.zeros(filt, state, u, controls=controls)
+            hidden = stability.hidden_modes(filt, state, u, controls=controls).pole
     ax = axes(ax, 6.2, 5.6)
     radius = float(np.max(np.abs(found), initial=0))
     z_plane(ax, filt.sample_rate, max(1.3, 1.15 * radius))
@@ -109,14 +122,24 @@ def pole_plot(
     inside, outside = found[~out], found[out]
     (fading,) = ax.plot(inside.real, inside.imag, marker="x", color=BLUE, **look)
     (lasting,) = ax.plot(outside.real, outside.imag, marker="^", color=VERMILLION, **look)
-    if found.size <= 100:
-        places, counts = np.unique(np.round(found, 3), return_counts=True)
-        for z, n in zip(places[counts > 1], counts[counts > 1], strict=True):
-            ax.annotate(f"×{n}", (z.real, z.imag), xytext=(5, 5), textcoords="offset points", fontsize=8)
+    ring: dict[str, Any] = {"linestyle": "none", "fillstyle": "none", "markersize": 8}
+    (rings,) = ax.plot(zeros.real, zeros.imag, marker="o", color=GREEN, **ring)
+    boxes: dict[str, Any] = {"markerfacecolor": "white", "markersize": 10, "alpha": 0.75, "zorder": 2.5}
+    (boxed,) = ax.plot(hidden.real, hidden.imag, marker="s", color=GREY, linestyle="none", **boxes)
+    for several, offset in ((found, (5, 5)), (zeros, (5, -11))):
+        if several.size <= 100:
+            places, counts = np.unique(np.round(several, 2), return_counts=True)
+            for z, n in zip(places[counts > 1], counts[counts > 1], strict=True):
+                if max(abs(z.real), abs(z.imag)) < ax.get_ylim()[1]:
+                    ax.annotate(f"×{n}", (z.real, z.imag), xytext=offset, textcoords="offset points", fontsize=8)
     title = f"{count(found.size, 'pole')}, spectral radius {rounded(radius)}"
     # here rather than in a legend, which would hide some of the circle
-    ax.set_title(title + (f"\n▲ on or outside the circle, does not fade: {outside.size:,}" if outside.size else ""))
-    return fading, lasting
+    others = [f"▲ on or outside the circle, does not fade: {outside.size:,}"] * (outside.size > 0)
+    far = int(np.count_nonzero(np.maximum(np.abs(zeros.real) / 1.16, np.abs(zeros.imag)) > ax.get_ylim()[1]))
+    others += [f"○ {count(zeros.size, 'zero')}" + (f", {far} far outside" if far else "")] * (zeros.size > 0)
+    others += [f"□ hidden: {hidden.size:,}"] * (hidden.size > 0)
+    ax.set_title(title + ("\n" + ", ".join(others) if others else ""))
+    return fading, lasting, rings, boxed
 
 
 def pole_decay_plot(
@@ -203,7 +226,9 @@ def pole_decay_plot(
 def frozen_pole_plot(
     frozen: FrozenPoles, *, sample_rate: float | None = None, ax: Axes | None = None
 ) -> tuple[PathCollection, PathCollection, Colorbar]:
-    """Poles of the small-signal filter along a trajectory, coloured by time.
+    """Poles of the small-signal filter along a trajectory, coloured by time, each joined with itself.
+
+    Which pole is which is told by :func:`rnndsp.stability.track`, and drawn where there are no more than 200.
 
     Parameters
     ----------
@@ -229,8 +254,16 @@ def frozen_pole_plot(
     z_plane(ax, sample_rate, max(1.3, 1.15 * float(np.max(largest, initial=0))))
     out = np.abs(z) >= 1 - MARGIN
     # later ones smaller, so that poles that stay where they are do not hide what came before
-    size = 32 - 28 * time / max(factor * last, 1e-9)
+    size = (32 - 28 * time / max(factor * last, 1e-9)) * float(np.clip(40 / max(largest.size, 1), 0.15, 1))
     scale: dict[str, Any] = {"vmin": 0.0, "vmax": max(factor * last, 1e-9), "cmap": "viridis", "linewidths": 0}
+    if frozen.poles.shape[1] <= MAX_TRACKED:
+        tracked = stability.track(frozen.poles)
+        path = np.stack([tracked.real, tracked.imag], axis=-1)
+        steps = np.stack([path[:-1], path[1:]], axis=2).reshape(-1, 2, 2)
+        ways = LineCollection(list(steps), cmap="viridis", linewidths=0.7, alpha=0.5, zorder=1.5)
+        ways.set_array(time[: len(steps)])
+        ways.set_clim(scale["vmin"], scale["vmax"])
+        ax.add_collection(ways)
     inside = ax.scatter(z[~out].real, z[~out].imag, size[~out], time[~out], marker="o", **scale)
     scale["linewidths"] = 0.8
     outside = ax.scatter(z[out].real, z[out].imag, size[out] + 15, time[out], marker="^", ec=VERMILLION, **scale)

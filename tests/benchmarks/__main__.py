@@ -10,7 +10,7 @@ import json
 import platform
 from pathlib import Path
 
-from tests.benchmarks import cells, linear, realtime
+from tests.benchmarks import cells, linear, realtime, trajectories
 from tests.benchmarks.measuring import HEADER
 
 GROUPS = {
@@ -21,6 +21,7 @@ GROUPS = {
     "tails": realtime.tails,
     "start": realtime.start,
     "scaling": cells.scaling,
+    "trajectories": trajectories.trajectories,
 }
 
 
