@@ -312,6 +312,30 @@ class DelayStateSpace(Filter):
         B[last], C[:, first] = self.B, self.C
         return StateSpace(A, B, C, self.D, sample_rate=self.sample_rate)
 
+    def to_scipy(self) -> Any:
+        """The same filter as a ``scipy.signal.StateSpace`` in discrete time, with dt = 1 / sample_rate, or True.
+
+        Raises
+        ------
+        ParameterError
+            More than 4000 states: its matrix is dense.
+        """
+        from rnndsp import _conversions
+
+        return _conversions.to_scipy(self.expand()._matrices, self.sample_rate)
+
+    def to_control(self) -> Any:
+        """The same filter as a ``control.StateSpace`` in discrete time, with dt = 1 / sample_rate, or True.
+
+        Raises
+        ------
+        ParameterError
+            More than 4000 states, as its matrix is dense; or the package ``control`` is not installed.
+        """
+        from rnndsp import _conversions
+
+        return _conversions.to_control(self.expand()._matrices, self.sample_rate)
+
     def frequency_response(self, w: ArrayLike) -> NDArray[np.complex128]:
         """H(e^{jw}) = D + C (diag(z^m) - A)^-1 B at angles ``w`` (radians a sample), shape (n, n_outputs, n_inputs)."""
         w = np.atleast_1d(np.asarray(w, np.float64))
@@ -370,6 +394,45 @@ class StateSpace(DelayStateSpace):
                 f"StateSpace has delays of one sample, not {self.config['delays']}: use DelayStateSpace"
             )
         super()._setup()
+
+    @classmethod
+    def from_scipy(cls, system: Any) -> StateSpace:
+        """From a discrete-time system of scipy: coefficients, zeros and poles, or matrices.
+
+        Parameters
+        ----------
+        system : scipy.signal.dlti
+            Its ``dt``, where it is a number, becomes the sample rate 1 / dt. Coefficients of a high order have lost
+            digits before they come here; zeros and poles have not, and become a chain of sections.
+
+        Raises
+        ------
+        ParameterError
+            A continuous system, one that is not causal, or no system of scipy.
+        """
+        from rnndsp import _conversions
+
+        matrices, rate = _conversions.from_scipy(system)
+        return cls(*matrices, sample_rate=rate)
+
+    @classmethod
+    def from_control(cls, system: Any) -> StateSpace:
+        """From a discrete-time linear system of python-control.
+
+        Parameters
+        ----------
+        system : control.StateSpace or control.TransferFunction
+            Its ``dt``, where it is a number, becomes the sample rate 1 / dt.
+
+        Raises
+        ------
+        ParameterError
+            A continuous system, one without ``dt``, another kind; or the package ``control`` is not installed.
+        """
+        from rnndsp import _conversions
+
+        matrices, rate = _conversions.from_control(system)
+        return cls(*matrices, sample_rate=rate)
 
 
 def _space_config(matrices: dict[str, NDArray[Any]], delays: Any) -> dict[str, Any]:
