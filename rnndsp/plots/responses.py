@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from itertools import product
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
-from matplotlib.ticker import EngFormatter, NullFormatter
+from matplotlib.ticker import EngFormatter, MaxNLocator, NullFormatter
 from numpy.typing import ArrayLike, NDArray
 
 from rnndsp import response, stability
@@ -19,13 +19,16 @@ from rnndsp.filter import Filter
 from rnndsp.plots._style import GREY, STYLES, axes, duration, hertz, time_axis
 from rnndsp.stability.spectrum import MARGIN
 from rnndsp.state import State
-from rnndsp.statespace import space
+from rnndsp.statespace import DelayStateSpace, space
 
 __all__ = [
+    "bode_plot",
     "decay_plot",
     "energy_decay_db",
     "frequency_response_plot",
+    "group_delay_plot",
     "impulse_response_plot",
+    "singular_value_plot",
     "spectrogram_plot",
 ]
 
@@ -227,50 +230,207 @@ def frequency_response_plot(
         A curve each of up to four pairs of output and input; and third-octave averages on top of them where the filter
         has more than 500 states and no ``frequency`` is given, else none.
     """
-    linear = filt.linearize(state, u, controls=controls)
-    pairs = list(product(range(linear.n_outputs), range(linear.n_inputs)))
-    # no more of it than is drawn
-    p, k = min(linear.n_outputs, len(STYLES)), min(linear.n_inputs, len(STYLES))
-    linear = space(linear.A, linear.B[:, :k], linear.C[:p], linear.D[:p, :k], linear.delays)
-    rate = filt.sample_rate or 1.0
-    dense = frequency is None and linear.n_states > MANY_STATES
-    grid = np.geomspace(rate / 2000, rate / 2, 8192 if dense else 1024)
-    if frequency is not None:
-        grid = np.asarray(frequency, np.float64)
-    # in pieces, as a matrix is inverted for each frequency
-    pieces = np.array_split(grid, 1 + grid.size * len(linear.A) ** 2 // 2**21)
-    h = np.concatenate([linear.frequency_response(2 * np.pi * piece / rate) for piece in pieces])
-    power = np.abs(h) ** 2
+    linear = _drawn(filt, state, u, controls)
+    grid, dense = _grid(linear, frequency)
+    power = np.abs(response.frequency_response(linear, grid).h) ** 2
     ax = axes(ax)
     curves: list[Line2D] = []
     averages: list[Line2D] = []
     with np.errstate(divide="ignore"):
         db, mean_db = 10 * np.log10(power), 10 * np.log10(_third_octaves(grid, power)) if dense else None
-    for (out, into), (color, style) in zip(pairs, STYLES, strict=False):
-        name = f"output {out + 1}" + (f", input {into + 1}" if k > 1 else "")
+    for (out, into), name, (color, style) in _pairs(linear):
         if mean_db is None:
             curves += ax.plot(grid, db[:, out, into], style, color=color, label=name)
         else:
             curves += ax.plot(grid, db[:, out, into], color=color, linewidth=0.3, alpha=0.35)
             averages += ax.plot(grid, mean_db[:, out, into], style, color=color, label=f"{name}, third-octave mean")
-    if len(pairs) > 1 or dense:
-        title = f"first {len(STYLES)} of {len(pairs)}" if len(pairs) > len(STYLES) else None
-        ax.legend(fontsize=8, title=title, title_fontsize=8)
+    if linear.n_outputs * linear.n_inputs > 1 or dense:
+        _legend(ax, filt)
     shown = np.concatenate([np.asarray(curve.get_ydata(), np.float64) for curve in curves])
     shown = shown[np.isfinite(shown)]
     if shown.size:
         top = float(shown.max())
         bottom = max(float(np.percentile(shown, 0.5)) if dense else float(shown.min()), top - 120)
         ax.set_ylim(min(bottom, top - 12) - 3, top + 3)
+    _frequency_axis(ax, filt, grid, "frequency response")
+    ax.set_ylabel("magnitude (dB)")
+    return curves, averages
+
+
+def bode_plot(
+    filt: Filter,
+    frequency: ArrayLike | None = None,
+    *,
+    state: State | None = None,
+    u: ArrayLike | None = None,
+    controls: Controls | None = None,
+    ax: tuple[Axes, Axes] | None = None,
+) -> tuple[list[Line2D], list[Line2D], list[Line2D]]:
+    """Magnitude in dB, and below it the unwrapped phase in degrees.
+
+    Parameters
+    ----------
+    filt, frequency, state, u, controls
+        As in :func:`frequency_response_plot`.
+    ax : pair of matplotlib.axes.Axes, optional
+        For the magnitude and for the phase.
+
+    Returns
+    -------
+    curves, averages : list of Line2D
+        Of the magnitude, as in :func:`frequency_response_plot`.
+    phases : list of Line2D
+        A curve each of the same pairs of output and input.
+    """
+    if ax is None:
+        from matplotlib import pyplot  # here, as it chooses a backend when it is imported
+
+        _, ax = pyplot.subplots(2, sharex=True, figsize=(7.0, 6.0), layout="constrained")
+    upper, lower = ax
+    curves, averages = frequency_response_plot(filt, frequency, state=state, u=u, controls=controls, ax=upper)
+    linear = _drawn(filt, state, u, controls)
+    grid, dense = _grid(linear, frequency)
+    phase = np.degrees(response.phase_response(linear, grid).radians)
+    phases: list[Line2D] = []
+    for (out, into), name, (color, style) in _pairs(linear):
+        phases += lower.plot(grid, phase[:, out, into], style, color=color, label=name)
+    _frequency_axis(lower, filt, grid, "")
+    lower.yaxis.set_major_locator(MaxNLocator(steps=[1, 1.8, 4.5, 9, 10]))
+    # between modes that the grid does not resolve the phase is not followed for sure
+    lower.set_ylabel("phase (degrees, roughly)" if dense else "phase (degrees)")
+    upper.set_xlabel("")
+    return curves, averages, phases
+
+
+def group_delay_plot(
+    filt: Filter,
+    frequency: ArrayLike | None = None,
+    *,
+    state: State | None = None,
+    u: ArrayLike | None = None,
+    controls: Controls | None = None,
+    ax: Axes | None = None,
+) -> tuple[list[Line2D], list[Line2D]]:
+    """Group delay against frequency, in ms where the sample rate is known, else in samples.
+
+    Parameters
+    ----------
+    filt, frequency, state, u, controls, ax
+        As in :func:`frequency_response_plot`.
+
+    Returns
+    -------
+    curves, averages : list of Line2D
+        As in :func:`frequency_response_plot`; the averages are over third octaves, weighted with the power, which is
+        when the energy of that band comes out on the average.
+    """
+    linear = _drawn(filt, state, u, controls)
+    grid, dense = _grid(linear, frequency)
+    scale, unit = (1000 / filt.sample_rate, "ms") if filt.sample_rate else (1.0, "samples")
+    delay = response.group_delay(linear, grid).samples * scale
+    ax = axes(ax)
+    curves: list[Line2D] = []
+    averages: list[Line2D] = []
+    if dense:
+        power = np.abs(response.frequency_response(linear, grid).h) ** 2
+        mean = _third_octaves(grid, power * np.nan_to_num(delay)) / _third_octaves(grid, power)
+    for (out, into), name, (color, style) in _pairs(linear):
+        if dense:
+            curves += ax.plot(grid, delay[:, out, into], color=color, linewidth=0.3, alpha=0.35)
+            averages += ax.plot(grid, mean[:, out, into], style, color=color, label=f"{name}, third-octave mean")
+        else:
+            curves += ax.plot(grid, delay[:, out, into], style, color=color, label=name)
+    if linear.n_outputs * linear.n_inputs > 1 or dense:
+        _legend(ax, filt)
+    shown = np.concatenate([np.asarray(curve.get_ydata(), np.float64) for curve in curves])
+    shown = shown[np.isfinite(shown)]
+    if shown.size:  # the spikes beside zeros of the response are cut off
+        low, high = np.percentile(shown, [2, 98])
+        room = 0.5 * (high - low) + 0.02 * abs(high) + 1e-6 * scale
+        ax.set_ylim(max(low - room, shown.min() - room / 4), min(high + room, shown.max() + room / 4))
+    _frequency_axis(ax, filt, grid, "group delay")
+    ax.set_ylabel(f"delay ({unit})")
+    return curves, averages
+
+
+def singular_value_plot(
+    filt: Filter,
+    frequency: ArrayLike | None = None,
+    *,
+    state: State | None = None,
+    u: ArrayLike | None = None,
+    controls: Controls | None = None,
+    ax: Axes | None = None,
+) -> list[Line2D]:
+    """The largest and the least gain over all mixes of the inputs, and those between, in dB against frequency.
+
+    Parameters
+    ----------
+    filt, frequency, state, u, controls, ax
+        As in :func:`frequency_response_plot`.
+
+    Returns
+    -------
+    list of Line2D
+        One a singular value, largest first.
+    """
+    linear = filt.linearize(state, u, controls=controls)
+    grid, dense = _grid(linear, frequency)
+    with np.errstate(divide="ignore"):
+        db = 20 * np.log10(response.singular_values(linear, grid).values)
+    ax = axes(ax)
+    look: dict[str, Any] = {"linewidth": 0.5} if dense else {}
+    lines: list[Line2D] = []
+    for place, values in enumerate(db.T):
+        color, style = STYLES[place % len(STYLES)]
+        lines += ax.plot(grid, values, style, color=color, label=f"{place + 1}", **look)
+    if 1 < len(lines) <= len(STYLES):
+        ax.legend(fontsize=8, title="singular value", title_fontsize=8)
+    _frequency_axis(ax, filt, grid, "singular values")
+    ax.set_ylabel("gain (dB)")
+    return lines
+
+
+def _drawn(filt: Filter, state: State | None, u: ArrayLike | None, controls: Controls | None) -> DelayStateSpace:
+    """The linear filter between the first inputs and outputs: no more of it than is drawn."""
+    linear = filt.linearize(state, u, controls=controls)
+    p, k = min(linear.n_outputs, len(STYLES)), min(linear.n_inputs, len(STYLES))
+    B, C, D = linear.B[:, :k], linear.C[:p], linear.D[:p, :k]
+    return space(linear.A, B, C, D, linear.delays, sample_rate=filt.sample_rate)
+
+
+def _pairs(linear: DelayStateSpace) -> Iterator[tuple[tuple[int, int], str, tuple[str, str]]]:
+    """Output and input of each curve, its name, and its colour and style."""
+    pairs = product(range(linear.n_outputs), range(linear.n_inputs))
+    for (out, into), style in zip(pairs, STYLES, strict=False):
+        yield (out, into), f"output {out + 1}" + (f", input {into + 1}" if linear.n_inputs > 1 else ""), style
+
+
+def _grid(linear: DelayStateSpace, frequency: ArrayLike | None) -> tuple[Real, bool]:
+    """Frequencies to draw at, and whether there are more modes than can be told apart."""
+    if frequency is not None:
+        return np.asarray(frequency, np.float64), False
+    rate = linear.sample_rate or 1.0
+    dense = linear.n_states > MANY_STATES
+    return np.geomspace(rate / 2000, rate / 2, 8192 if dense else 1024), dense
+
+
+def _frequency_axis(ax: Axes, filt: Filter, grid: Real, title: str) -> None:
     form, label = hertz(filt.sample_rate)
     ax.set_xscale("log")
     ax.xaxis.set_major_formatter(form)
     ax.xaxis.set_minor_formatter(NullFormatter())
     ax.set_xlim(grid[0], grid[-1])
-    ax.set(xlabel=label, ylabel="magnitude (dB)")
+    ax.set_xlabel(label)
     ax.grid(alpha=0.3)
-    ax.set_title("frequency response" + ("" if filt.is_linear else " for small signals about one operating point"))
-    return curves, averages
+    if title:
+        ax.set_title(title + ("" if filt.is_linear else " for small signals about one operating point"))
+
+
+def _legend(ax: Axes, filt: Filter) -> None:
+    n_pairs = filt.n_outputs * filt.n_inputs
+    title = f"first {len(STYLES)} of {n_pairs}" if n_pairs > len(STYLES) else None
+    ax.legend(fontsize=8, title=title, title_fontsize=8)
 
 
 def spectrogram_plot(
