@@ -7,6 +7,7 @@ from .gru import GRU as GRU
 from .lstm import LSTM as LSTM
 from .nade import NADE as NADE
 from .named import named as named
+from .ren import REN as REN
 from .sections import SOS as SOS
 from .sections import TransferFunction as TransferFunction
 from .state_space import DelayStateSpace as DelayStateSpace
