@@ -1,4 +1,5 @@
 from . import audio as audio
+from . import distortion as distortion
 from . import filters as filters
 from . import midi as midi
 from . import plots as plots

@@ -61,6 +61,7 @@ PUBLIC = [
     "Tape",
     "audio",
     "delay",
+    "distortion",
     "filters",
     "fit",
     "frequency_response",
@@ -87,6 +88,7 @@ PUBLIC_FILTERS = [
     "GerzonAllpass",
     "LSTM",
     "NADE",
+    "REN",
     "SOS",
     "StateSpace",
     "StateVariable",
@@ -114,7 +116,7 @@ PUBLIC_MIDI = [
     "train",
     "write",
 ]
-MODULES = ["audio", "plots", "report", "response", "stability", "testing", "training"]
+MODULES = ["audio", "distortion", "plots", "report", "response", "stability", "testing", "training"]
 
 
 def checkout() -> Path:
