@@ -10,13 +10,16 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from rnndsp._checks import generator, whole_number
+from rnndsp._intervals import affine as bounds_of
 from rnndsp._jit import inline, kernel
 from rnndsp._mixing import affine, load_some, put_out
+from rnndsp._tangents import Jacobians
 from rnndsp._vectors import aligned, fma, keep, lanes, larger, load, store, total
 from rnndsp.activations import sigmoid, tanh
 from rnndsp.errors import ParameterError
 from rnndsp.filter import Filter
 from rnndsp.stability import Boundedness
+from rnndsp.stability.enclosures import Enclosure, Place
 from rnndsp.state import State
 from rnndsp.statespace import DelayStateSpace, gain
 
@@ -28,6 +31,14 @@ _SLOPES: dict[str, Callable[[NDArray[Any]], NDArray[Any]]] = {
     "tanh": lambda y: 1 - y * y,
     "relu": lambda y: (y > 0).astype(y.dtype),
     "sigmoid": lambda y: y * (1 - y),
+}
+
+# What each does to bounds.
+_BOUNDS: dict[str, Callable[[Any], Any]] = {
+    "identity": lambda a: a,
+    "tanh": tanh,
+    "relu": lambda a: np.maximum(a, 0.0),
+    "sigmoid": sigmoid,
 }
 
 
@@ -218,7 +229,21 @@ class Dense(Filter):
         bounded = self.config["activation"] in ("tanh", "sigmoid")
         return Boundedness.SATURATING if bounded else Boundedness.BOUNDED
 
+    def _enclosure(self, place: Place) -> Enclosure:
+        W = self._own["W"].astype(np.float64)
+        a = bounds_of(W, place.u, self._own["b"].astype(np.float64))
+        slope = 0.25 if self.config["activation"] == "sigmoid" else 1.0
+        y = _BOUNDS[self.config["activation"]](a)
+        return Enclosure(y, "no memory", slope * np.abs(W), parts=((self, place),))
+
     def _linearize(self, state: State, u: NDArray[Any]) -> DelayStateSpace:
         y, _ = self._record(u[None, None], state)
         slope = _SLOPES[self.config["activation"]](y[0, 0])
         return gain(slope[:, None] * self._own["W"], sample_rate=self.sample_rate)
+
+    def _jacobians(self, u: NDArray[Any], state: State) -> Jacobians:
+        y, _ = self._tape(u[None], state)
+        told = y[0, :1] if self.config["activation"] == "identity" else y[0]  # a straight line has one slope
+        D = _SLOPES[self.config["activation"]](told)[:, :, None] * self._own["W"]
+        none = np.zeros((1, 0, 0)), np.zeros((1, 0, self.n_inputs)), np.zeros((1, self.n_outputs, 0))
+        return Jacobians(*none, D, np.zeros(0, np.int64), y[0])

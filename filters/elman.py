@@ -10,7 +10,8 @@ import numpy as np
 from rnndsp.activations import tanh
 from rnndsp.engine import Cell, Stage
 from rnndsp.errors import ParameterError
-from rnndsp.stability._decay import norm_below_one
+from rnndsp.recurrence import Contracting
+from rnndsp.stability._decay import diagonal_scaling, norm_below_one
 
 __all__ = ["Elman"]
 
@@ -59,8 +60,10 @@ class Elman(Cell):
     n_inputs, n_units : int
     activation : {"tanh", "relu", "identity"}
         φ. With "identity" the cell is a linear state-space filter.
-    recurrence : {"dense", "diagonal", "orthogonal"}
-        Form of U. A diagonal one with "relu" is the IndRNN.
+    recurrence : str
+        Form of U: "dense", "diagonal", "stable_diagonal", "orthogonal", "householder", "oscillating",
+        "antisymmetric" or "contracting", as :class:`rnndsp.Cell` describes them. A diagonal one with "relu" is the
+        IndRNN.
     seed : int or Generator
     sample_rate : float, optional
         Hz.
@@ -71,7 +74,7 @@ class Elman(Cell):
 
     *Stability*: with tanh the output lies within (-1, 1) whatever the weights. It forgets its initial state for every
     input if ||D U D^-1||_2 < 1 for some diagonal D, since tanh and relu have slopes within [0, 1]; a spectral radius of
-    U below one is not enough.
+    U below one is not enough. The forms "stable_diagonal", "oscillating" and "contracting" of U are so by construction.
 
     References
     ----------
@@ -105,10 +108,21 @@ class Elman(Cell):
         self.saturating = self.config["activation"] == "tanh"
         self.is_linear = self.config["activation"] == "identity" and not np.any(self._own["b"])
 
+    def _nearest_contraction(self) -> Elman | None:
+        if self.U.ndim != 2 or "U" not in self.params:
+            return None
+        _, d = diagonal_scaling(self.U)
+        left, s, right = np.linalg.svd(d[:, None] * self.U / d)
+        U = left * np.minimum(s, 0.999) @ right  # with room, as the next look finds its scaling anew
+        return self.replace(U=U * d / d[:, None])
+
     def _contraction(self) -> str | None:
         # holds in either norm, as both are monotone in the slopes, a diagonal matrix within [0, 1]
         if self.is_linear:
             return super()._contraction()
-        U = self.U if self.U.ndim == 2 else np.diag(self.U)
+        U, name = self.U if self.U.ndim == 2 else np.diag(self.U), "U"
+        if isinstance(self._recurrence, Contracting):
+            (d,) = self._recurrence.scaling(self._own[self._recurrence.param])
+            U, name = d[:, None] * U / d, "D U D^-1"
         norm = norm_below_one(U)
-        return f"U has {norm}, and the activation's slope lies within [0, 1]" if norm else None
+        return f"{name} has {norm}, and the activation's slope lies within [0, 1]" if norm else None

@@ -7,9 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from rnndsp._intervals import Interval
 from rnndsp.activations import fma, sigmoid, tanh
 from rnndsp.engine import Cell, Stage
 from rnndsp.errors import ParameterError
+from rnndsp.stability._metrics import perron
+from rnndsp.stability.verdicts import CONTRACTION, ISS, Test
 
 __all__ = ["GRU"]
 
@@ -24,7 +27,7 @@ def _after_adjoint(a: Any, r: Any, s: Any, p: Any, d: Any) -> Any:
     reset, z = sigmoid(a[0] + r[0]), sigmoid(a[1] + r[1])
     n = tanh(a[2] + reset * r[2])
     dn = d[0] * (1 - z) * (1 - n * n)
-    dreset, dz = dn * r[2] * reset * (1 - reset), d[0] * (s[0] - n) * z * (1 - z)
+    dreset, dz = dn * r[2] * (reset * (1 - reset)), d[0] * (s[0] - n) * (z * (1 - z))
     return (dreset, dz, dn), (dreset, dz, dn * reset), (d[0] * z,), ()
 
 
@@ -34,7 +37,7 @@ def _gates(a: Any, r: Any, s: Any, p: Any) -> Any:
 
 def _gates_adjoint(a: Any, r: Any, s: Any, p: Any, d: Any) -> Any:
     reset, z = sigmoid(a[0] + r[0]), sigmoid(a[1] + r[1])
-    g = (d[0] * s[0] * reset * (1 - reset), d[1] * z * (1 - z))
+    g = (d[0] * s[0] * (reset * (1 - reset)), d[1] * (z * (1 - z)))
     return g, g, (d[0] * reset + d[2],), ()
 
 
@@ -72,8 +75,9 @@ class GRU(Cell):
     n_inputs, n_units : int
     reset : {"after", "before"}
         Where the reset gate acts. The two are different cells: weights of one do not fit the other.
-    recurrence : {"dense", "diagonal", "orthogonal"}
-        Form of each U.
+    recurrence : str
+        Form of each U: "dense", "diagonal", "stable_diagonal", "orthogonal", "householder", "oscillating",
+        "antisymmetric" or "contracting", as :class:`rnndsp.Cell` describes them.
     seed : int or Generator
     sample_rate : float, optional
         Hz.
@@ -107,6 +111,50 @@ class GRU(Cell):
         sample_rate: float | None = None,
     ) -> None:
         super().__init__(n_inputs, n_units, recurrence=recurrence, seed=seed, sample_rate=sample_rate, reset=reset)
+
+    def _published_tests(self, u: Interval) -> tuple[Test, ...]:
+        r"""Input-to-state stability and contraction from bounds of the gates, h within ±1.
+
+        With the reset before by the norms of Bonassi et al. 2021, "On the stability properties of gated recurrent units
+        neural networks"; with the reset after, which is another cell, by comparison matrices of ours:
+
+        .. math:: \rho(R |U_n|) < 1, \quad
+                  \rho\big(R |U_n| + \tfrac14 M |U_r| + \tfrac14 \tfrac{1 + N}{1 - Z} |U_z|\big) < 1,
+
+        R, Z, N, M being bounds of r, z, n and of \|U_n h + b_rec\|, unit by unit.
+        """
+        n = self.n_units
+        U = self.U.astype(np.float64)
+        U = np.abs(U if U.ndim == 2 else np.concatenate([np.diag(part) for part in U.reshape(3, n)])).reshape(3, n, n)
+        Ur, Uz, Un = U
+        b, b_rec = (self.params[name].astype(np.float64).reshape(3, n) for name in ("b", "b_rec"))
+        drive = (np.abs(self.params["W"].astype(np.float64)) @ u.mag).reshape(3, n)
+        mixed = U.sum(axis=2)
+        r, z = (sigmoid(drive[k] + mixed[k] + b[k] + b_rec[k]) for k in (0, 1))
+        if self.config["reset"] == "before":
+            candidate = float(np.tanh(np.max(drive[2] + mixed[2] + np.abs(b[2] + b_rec[2]))))
+            reset, update = (float(sigmoid(np.max(drive[k] + mixed[k] + np.abs(b[k] + b_rec[k])))) for k in (0, 1))
+            norms = [float(np.linalg.norm(part, np.inf)) for part in U]
+            held = 0.25 * (1 + candidate) / max(1 - update, 1e-300) * norms[1]
+            source = "Bonassi et al. 2021"
+            return (
+                Test("published ISS of GRU, in the maximum norm", ISS, norms[2] * reset, source=source),
+                Test(
+                    "published incremental ISS of GRU, in the maximum norm",
+                    CONTRACTION,
+                    norms[2] * (0.25 * norms[0] + reset) + held,
+                    source=source,
+                ),
+            )
+        m = np.maximum(np.abs(mixed[2] + b_rec[2]), np.abs(-mixed[2] + b_rec[2]))
+        candidate = np.tanh(drive[2] + np.abs(b[2]) + r * m)
+        held = 0.25 * (1 + candidate) / np.maximum(1 - z, 1e-300)
+        M = r[:, None] * Un + 0.25 * m[:, None] * Ur + held[:, None] * Uz
+        name = "of GRU with the reset after, by a comparison matrix"
+        return (
+            Test(f"ISS {name}", ISS, perron(r[:, None] * Un)[0], source="ours"),
+            Test(f"incremental ISS {name}", CONTRACTION, perron(M)[0], source="ours"),
+        )
 
     @classmethod
     def _stages(cls, config: Mapping[str, Any]) -> tuple[Stage, ...]:

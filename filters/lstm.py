@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rnndsp._intervals import Interval
 from rnndsp.activations import fma, sigmoid, tanh
 from rnndsp.engine import Cell, Stage
+from rnndsp.stability.verdicts import CONTRACTION, ISS, Test
 
 __all__ = ["LSTM"]
 
@@ -26,7 +28,7 @@ def _adjoint(a: Any, r: Any, s: Any, p: Any, d: Any) -> Any:
     g, o = tanh(a[2] + r[2]), sigmoid(a[3] + r[3])
     q = tanh(f * s[1] + i * g)
     dc = d[1] + d[0] * o * (1 - q * q)
-    gates = (dc * g * i * (1 - i), dc * s[1] * f * (1 - f), dc * i * (1 - g * g), d[0] * q * o * (1 - o))
+    gates = (dc * g * (i * (1 - i)), dc * s[1] * (f * (1 - f)), dc * i * (1 - g * g), d[0] * q * (o * (1 - o)))
     return gates, gates, (0 * dc, dc * f), ()
 
 
@@ -41,8 +43,9 @@ class LSTM(Cell):
     Parameters
     ----------
     n_inputs, n_units : int
-    recurrence : {"dense", "diagonal", "orthogonal"}
-        Form of each U.
+    recurrence : str
+        Form of each U: "dense", "diagonal", "stable_diagonal", "orthogonal", "householder", "oscillating",
+        "antisymmetric" or "contracting", as :class:`rnndsp.Cell` describes them.
     seed : int or Generator
         For weights uniform within ±1/sqrt(n_units); the forget bias starts at 1 (Jozefowicz et al. 2015).
     sample_rate : float, optional
@@ -66,6 +69,45 @@ class LSTM(Cell):
     state_names = ("h", "c")
     saturating = True
     stages = (Stage(_unit, _adjoint, n_gates=4, n_out=2),)
+
+    def _published_tests(self, u: Interval) -> tuple[Test, ...]:
+        """Input-to-state stability and contraction by the norms of the literature, h within ±1.
+
+        Terzi et al. 2021, "Learning model predictive control with long short-term memory networks"; Bonassi et al. 2023;
+        De Carli et al. 2025; Miller & Hardt 2019, "Stable recurrent models".
+        """
+        n = self.n_units
+        W, U, b = (np.abs(x.astype(np.float64)) for x in (self.params["W"], self.U, self.params["b"]))
+        U = U if U.ndim == 2 else np.concatenate([np.diag(part) for part in U.reshape(4, n)])
+        # the largest pre-activation of each gate, i, f, g, o
+        a = (W @ u.mag + U.sum(axis=1) + b).reshape(4, n).max(axis=1)
+        i, f, o = (float(sigmoid(a[k])) for k in (0, 1, 3))
+        g = float(np.tanh(a[2]))
+        signed = self.U.astype(np.float64)
+        signed = signed if signed.ndim == 2 else np.concatenate([np.diag(part) for part in signed.reshape(4, n)])
+        found = []
+        for p in (1, 2, np.inf):
+            Ui, Uf, Ug, Uo = (float(np.linalg.norm(part, p)) for part in signed.reshape(4, n, n))
+            name = f"of LSTM, in the {'maximum ' if p == np.inf else f'{p}-'}norm"
+            c = i * g / max(1 - f, 1e-300)
+            alpha = 0.25 * Uf * c + i * Ug + 0.25 * Ui * g
+            found += [
+                Test(f"published ISS {name}", ISS, f + o * i * Ug, source="Terzi et al. 2021"),
+                Test(
+                    f"published incremental ISS {name}",
+                    CONTRACTION,
+                    f + alpha * o + 0.25 * np.tanh(c) * Uo * (1 - f),
+                    source="Terzi et al. 2021, Bonassi et al. 2023",
+                ),
+            ]
+        # of the four inequalities of Miller and Hardt the worst, in parts of what is allowed
+        Ui, Uf, Ug, Uo = (float(np.linalg.norm(part, np.inf)) for part in signed.reshape(4, n, n))
+        rest = max(1 - f, 1e-300)
+        worst = max(Ui / rest, Uo / rest, 4 * Ug / rest, Uf / rest**2)
+        found.append(
+            Test("several samples together contract, of LSTM", CONTRACTION, worst, source="Miller & Hardt 2019")
+        )
+        return tuple(found)
 
     @classmethod
     def _initial(cls, config: Mapping[str, Any], rng: np.random.Generator) -> dict[str, NDArray[Any]]:

@@ -50,7 +50,8 @@ class Interval:
 
     @property
     def mid(self) -> Real:
-        return 0.5 * self.lo + 0.5 * self.hi
+        with np.errstate(invalid="ignore"):
+            return np.nan_to_num(0.5 * self.lo + 0.5 * self.hi, nan=0.0)  # of all numbers it is zero
 
     @property
     def rad(self) -> Real:

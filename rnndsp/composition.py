@@ -3,19 +3,34 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import reduce
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rnndsp import statespace
+from rnndsp import _tangents, statespace
 from rnndsp._checks import whole_number
+from rnndsp._intervals import Interval, hull
 from rnndsp._jit import kernel
+from rnndsp._tangents import Jacobians
 from rnndsp.activations import flush
 from rnndsp.errors import ParameterError
 from rnndsp.filter import MAX_STATES, Control, Filter
 from rnndsp.stability import Boundedness
+from rnndsp.stability.enclosures import (
+    Enclosure,
+    Place,
+    combined,
+    enclosed,
+    feedback_gain,
+    last_output,
+    unbounded,
+)
 from rnndsp.stability.spectrum import MARGIN, loop_radius
 from rnndsp.state import Field, State
 from rnndsp.statespace import DelayStateSpace
@@ -24,6 +39,8 @@ __all__ = ["Feedback", "Knobs", "Latency", "Parallel", "Residual", "Series"]
 
 # Frames that a series hands on at a time: what is between its parts then stays in the cache, and small.
 CHUNK = 4096
+# Rounds in which bounds of what goes round a loop have to stop growing.
+LOOPS = 40
 
 Params = dict[str, NDArray[Any]]
 # what a filter's _adjoint returns: derivatives of the input, of the initial state, of the parameters
@@ -51,6 +68,11 @@ class _Composition(Filter):
         if own is None and all(child._contraction() for child in self.children):
             return "every part contracts: " + "; ".join(dict.fromkeys(str(c._contraction()) for c in self.children))
         return own
+
+    def _columns(self) -> list[slice]:
+        """Where the controls of each child stand behind the inputs."""
+        ends = np.cumsum([self.n_inputs, *(len(child.controls) for child in self.children)])
+        return [slice(first, stop) for first, stop in pairwise(ends)]
 
     def _split(self, dx: NDArray[Any]) -> list[NDArray[Any]]:
         """Cut a flat state into the own part and one for each child."""
@@ -189,6 +211,26 @@ class Series(_Composition):
         assert whole is not None
         return whole
 
+    def _jacobians(self, u: NDArray[Any], state: State) -> Jacobians:
+        signal, controls = self._inputs(u)
+        whole: Jacobians | None = None
+        for child, inner, columns in zip(self.children, state.children, controls, strict=True):
+            part = child._jacobians(_joined(signal, columns), inner)
+            whole = part if whole is None else _tangents.series(whole, part)
+            signal = part.y
+        assert whole is not None
+        state.index += len(u)
+        return whole
+
+    def _enclosure(self, place: Place) -> Enclosure:
+        signal, frame = place.u[: self.n_inputs], place.middle[: self.n_inputs]
+        found: list[Enclosure] = []
+        for i, (child, columns) in enumerate(zip(self.children, self._columns(), strict=True)):
+            here = place.inside(signal, frame, columns, i)
+            found.append(child._enclosure(here))
+            signal, frame = found[-1].y, last_output(child, here)
+        return enclosed(signal, combined(found, lambda total, gain: gain @ total), found)
+
 
 class Parallel(_Composition):
     """``a + b``: all filters on the same input, their outputs summed.
@@ -266,6 +308,26 @@ class Parallel(_Composition):
         for part in parts[1:]:
             whole = statespace.parallel(whole, part)
         return whole
+
+    def _jacobians(self, u: NDArray[Any], state: State) -> Jacobians:
+        signal, controls = self._inputs(u)
+        parts = [
+            child._jacobians(_joined(signal, columns), inner)
+            for child, inner, columns in zip(self.children, state.children, controls, strict=True)
+        ]
+        whole = parts[0]
+        for part in parts[1:]:
+            whole = _tangents.parallel(whole, part)
+        state.index += len(u)
+        return whole
+
+    def _enclosure(self, place: Place) -> Enclosure:
+        signal, frame = place.u[: self.n_inputs], place.middle[: self.n_inputs]
+        found = [
+            child._enclosure(place.inside(signal, frame, columns, i))
+            for i, (child, columns) in enumerate(zip(self.children, self._columns(), strict=True))
+        ]
+        return enclosed(reduce(operator.add, (part.y for part in found)), combined(found, operator.add), found)
 
 
 class Residual(Parallel):
@@ -451,6 +513,32 @@ class Feedback(_Composition):
     def _contraction(self) -> str | None:
         return Filter._contraction(self)  # contracting parts do not make a contracting loop
 
+    def _enclosure(self, place: Place) -> Enclosure:
+        if self.is_linear:
+            return super()._enclosure(place)
+        signal, (ahead, behind) = place.u[: self.n_inputs], self._columns()
+        frame, line = place.middle[: self.n_inputs], np.zeros(self.n_outputs)
+        if place.rest:
+            line = place.rest[1].vector.reshape(self.n_outputs, self.delay)[:, 0]
+        y, held = Interval(line), False
+        for _ in range(LOOPS):
+            there = place.inside(y, line, behind, 1)
+            back = self.children[1]._enclosure(there)
+            entering = frame + last_output(self.children[1], there)
+            out = self.children[0]._enclosure(place.inside(signal + back.y, entering, ahead, 0))
+            # while all that came back is within y, so is what comes next: then it is for ever
+            held = out.y.within(y)
+            if held or not np.isfinite(out.y.mag).all():
+                break
+            y = hull(y, out.y + Interval(-0.1 * out.y.rad, 0.1 * out.y.rad))
+        gain = None
+        if held and out.gain is not None and back.gain is not None:
+            gain = feedback_gain(out.gain @ back.gain, out.gain)
+        small = "small gain: round the loop all differences shrink"
+        return enclosed(
+            out.y if held else unbounded(self.n_outputs), gain, [out, back], small if gain is not None else ""
+        )
+
     def _boundedness(self) -> Boundedness:
         forward, backward = (child._boundedness() for child in self.children)
         if forward == Boundedness.SATURATING:
@@ -545,3 +633,12 @@ class Knobs(_Composition):
         full = self.children[0]._linearize(state.children[0], u)
         B, D = full.B[:, : self.n_inputs], full.D[:, : self.n_inputs]
         return statespace.space(full.A, B, full.C, D, full.delays, sample_rate=self.sample_rate)
+
+    def _jacobians(self, u: NDArray[Any], state: State) -> Jacobians:
+        found = self.children[0]._jacobians(u, state.children[0])
+        state.index += len(u)
+        return found._replace(B=found.B[..., : self.n_inputs], D=found.D[..., : self.n_inputs])
+
+    def _enclosure(self, place: Place) -> Enclosure:
+        inner = self.children[0]._enclosure(place.inside(place.u, place.middle, slice(0), 0))
+        return inner if inner.gain is None else replace(inner, gain=inner.gain[:, : self.n_inputs])

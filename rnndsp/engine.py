@@ -16,12 +16,16 @@ from numba.core.errors import TypingError
 from numpy.typing import ArrayLike, NDArray
 
 from rnndsp._checks import generator, whole_number
+from rnndsp._intervals import Interval
 from rnndsp._loops import Lanes, Runner, Weights, backward_loop, batched, forward_loop, lanes_across, nones
+from rnndsp._tangents import Jacobians, local_loop
 from rnndsp._vectors import aligned, lanes
 from rnndsp.errors import ParameterError
 from rnndsp.filter import Filter
 from rnndsp.recurrence import recurrence
 from rnndsp.stability import Boundedness
+from rnndsp.stability.enclosures import Enclosure, Place, cell_enclosure
+from rnndsp.stability.verdicts import Test
 from rnndsp.state import Field, State
 from rnndsp.statespace import DelayStateSpace, StateSpace
 
@@ -65,8 +69,9 @@ class Cell(Filter):
     Parameters
     ----------
     n_inputs, n_units : int
-    recurrence : {"dense", "diagonal", "orthogonal"}
-        Form of each U.
+    recurrence : str
+        Form of each U: "dense", "diagonal", "stable_diagonal", "orthogonal", "householder", "oscillating",
+        "antisymmetric" or "contracting".
     seed : int or Generator
         For the initial weights.
     sample_rate : float, optional
@@ -88,14 +93,28 @@ class Cell(Filter):
 
     Notes
     -----
-    *Parameters*: ``W`` (n_gates * n_units, n_inputs), gate after gate; ``U`` (n_gates * n_units, n_units), or
-    (n_gates * n_units,) when diagonal, or ``U_skew`` when orthogonal (:mod:`rnndsp.recurrence`); ``b`` (n_gates *
-    n_units,).
+    *Parameters*: ``W`` (n_gates * n_units, n_inputs), gate after gate; ``b`` (n_gates * n_units,); and for U, with n =
+    n_units, what its form (:mod:`rnndsp.recurrence`) leaves free, from which ``cell.U`` follows:
+
+    ===================  ==========================================  ================================================
+    recurrence           free parameters                             U of every gate
+    ===================  ==========================================  ================================================
+    ``dense``            ``U`` (n_gates * n, n)                      any matrix
+    ``diagonal``         ``U`` (n_gates * n,)                        any diagonal
+    ``stable_diagonal``  ``U_rates`` (n_gates * n,)                  a diagonal within (-1, 1)
+    ``orthogonal``       ``U_skew`` (n_gates, n (n - 1) / 2)         a rotation
+    ``householder``      ``U_mirrors`` (n_gates, n, n)               a product of n reflections
+    ``oscillating``      ``U_modes`` (n_gates, n)                    n / 2 rotations that shrink
+    ``antisymmetric``    ``U_damped`` (n_gates, 1 + n (n - 1) / 2)   skew-symmetric, minus γ I
+    ``contracting``      ``U_contraction`` (n_gates, n + 1, n)       a contraction in a norm with weighted units
+    ===================  ==========================================  ================================================
 
     *State*: the fields of ``state_names``, each of n_units; zero at rest. The output is the *new* hidden state, so a
     linearised cell has C = [J]_h and D = [B]_h.
 
-    *Stability*: depends on the unit; a subclass says what holds for its own.
+    *Stability*: depends on the unit; a subclass says what holds for its own. ``stable_diagonal``, ``oscillating`` and
+    ``contracting`` make a cell with one gate and a unit of slope within [0, 1], as ``Elman``'s, forget its state by
+    construction. They bound the matrices of gated cells, which is no proof that these are stable.
     """
 
     state_names: tuple[str, ...] = ("h",)
@@ -366,6 +385,8 @@ class Cell(Filter):
     def jacobians(self, u: NDArray[Any], state: State) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Analytic Jacobians of the new state by the old one and by the input, at every frame of a trajectory.
 
+        They take n_frames * n_states^2 numbers; :func:`rnndsp.stability.jacobians` gives them in pieces.
+
         Parameters
         ----------
         u : ndarray, shape (n_frames, n_inputs)
@@ -377,43 +398,52 @@ class Cell(Filter):
         J : ndarray, shape (n_frames, n_states, n_states)
         B : ndarray, shape (n_frames, n_states, n_inputs)
         """
-        start = self.rest_state((1,))
+        start = self.rest_state()
         start.assign(state)
-        _, (_, tapes) = self._record(np.asarray(u, np.float64)[None], start)
-        J = B = np.zeros(0)
-        for place, (stage, w, tape) in enumerate(
-            zip(self._chain, self._weights(np.dtype(np.float64)), tapes, strict=True)
-        ):
-            through, into = self._local(stage, w, *(part[0] for part in tape))
-            J, B = (through @ J, into + through @ B) if place else (through, into)
-        return J, B
+        found = self._jacobians(np.asarray(u, np.float64), start)
+        return found.A, found.B
 
-    def _local(
-        self, stage: Stage, w: Weights, x: NDArray[Any], a: NDArray[Any], r: NDArray[Any]
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Jacobians of one stage's outcome by what enters it and by the input, for all frames."""
-        n, n_frames = self.n_units, len(x)
-        n_in = x.shape[1] // n
-        through = np.zeros((n_frames, stage.n_out * n, n_in * n))
-        into = np.zeros((n_frames, stage.n_out * n, self.n_inputs))
-        U = (
-            w.U.reshape(stage.n_gates, n, -1)
-            if w.U.ndim == 2
-            else np.einsum("gi,ij->gij", w.U.reshape(-1, n), np.eye(n))
-        )
-        W = w.W.reshape(stage.n_gates, n, -1)
-        ones, diagonal = np.ones((n_frames, n)), np.arange(n)
-        s, gate_a, gate_r = (np.split(m, k, axis=1) for m, k in ((x, n_in), (a, stage.n_gates), (r, stage.n_gates)))
-        for k in range(stage.n_out):
-            seed = tuple(ones * (i == k) for i in range(stage.n_out))
-            da, dr, ds, _ = stage.adjoint(tuple(gate_a), tuple(gate_r), tuple(s), w.p, seed)
-            part = slice(k * n, (k + 1) * n)
-            for j in range(n_in):
-                through[:, k * n + diagonal, j * n + diagonal] += ds[j] * ones
-            for g in range(stage.n_gates):
-                through[:, part, :n] += (dr[g] * ones)[:, :, None] * U[g]
-                into[:, part] += (da[g] * ones)[:, :, None] * W[g]
-        return through, into
+    def _jacobians(self, u: NDArray[Any], state: State) -> Jacobians:
+        n, n_frames, dtype = self.n_units, len(u), np.dtype(np.float64)
+        runner = self._ready(dtype, "units")
+        tape, y = runner.rows(1, n_frames), np.empty((1, n_frames, n))
+        runner.run(u[None], state.rows, y, tape, taped=True)
+        state.index += n_frames
+        J = B = np.zeros(0)
+        enter = runner.frame
+        for place, ((n_in, stage), w) in enumerate(zip(self._entering(), self._weights(dtype), strict=True)):
+            p = np.zeros((len(w.p), runner.part))
+            p[:, :n] = np.reshape(w.p, (-1, n))
+            through = np.empty((n_frames, stage.n_out * n, n_in * n))
+            into = np.empty((n_frames, stage.n_out * n, self.n_inputs))
+            loop = self._derived(("local", place), self._local, stage, n_in, runner.part, w.U)
+            loop(tape, enter, runner.part, w.W, w.U, p, through, into)
+            J, B = (through @ J, into + through @ B) if place else (through, into)
+            enter += (n_in + 2 * stage.n_gates) * runner.part
+        mixed = n if len(self._chain) == 1 < len(self.state_names) else 0
+        return Jacobians(J, B, J[:, :n], B[:, :n], np.ones(self.n_states, np.int64), y[0], mixed)
+
+    def _local(self, stage: Stage, n_in: int, part: int, U: NDArray[Any]) -> Any:
+        """The loop for one stage's Jacobians, in vectors where its adjoint takes them and they fit the tape."""
+        wide = nones(lanes(np.dtype(np.float64)))
+        loop = local_loop(stage, n_in, len(self.unit_params), wide if part % len(wide) == 0 else nones(1))
+        try:
+            tape, p, W = np.zeros((1, 1, 0)), np.zeros((len(self.unit_params), part)), np.zeros((0, self.n_inputs))
+            loop(tape, 0, part, W, U, p, np.zeros((0, stage.n_out * self.n_units, 0)), np.zeros((0, 0, 0)))
+        except TypingError:
+            return local_loop(stage, n_in, len(self.unit_params), nones(1))
+        return loop
+
+    def _enclosure(self, place: Place) -> Enclosure:
+        return cell_enclosure(self, place)
+
+    def _nearest_contraction(self) -> Self | None:
+        """The cell with recurrent weights changed as little as lets it contract; None where that is not known."""
+        return None
+
+    def _published_tests(self, u: Interval) -> tuple[Test, ...]:
+        """What the literature knows of this cell, for inputs within ``u``."""
+        return ()
 
     def _linearize(self, state: State, u: NDArray[Any]) -> DelayStateSpace:
         (J,), (B,) = self.jacobians(u[None], state)

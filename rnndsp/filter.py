@@ -18,8 +18,10 @@ from rnndsp.errors import NonFiniteError, ParameterError
 from rnndsp.state import Field, State
 
 if TYPE_CHECKING:
+    from rnndsp._tangents import Jacobians
     from rnndsp.composition import Parallel, Series
     from rnndsp.stability import Boundedness, StabilityReport
+    from rnndsp.stability.enclosures import Enclosure, Place
     from rnndsp.statespace import DelayStateSpace
     from rnndsp.stream import Stream
 
@@ -158,6 +160,8 @@ class Filter(ABC):
         1 for a filter that does the same at every sample; the hop of one that works in frames.
     sample_rate : float or None
         In Hz, where the filter only makes sense at one; a signal at another rate is refused.
+    marginal_poles : tuple of complex
+        Poles of a linear filter that stand on the unit circle by design, as those of an integrated process at 1.
     controls : tuple of Control
         Knobs, those of the children included.
     params : mapping of str to read-only ndarray
@@ -173,6 +177,7 @@ class Filter(ABC):
     latency: int = 0
     period: int = 1
     is_linear: bool = False
+    marginal_poles: tuple[complex, ...] = ()
     fields: tuple[Field, ...] = ()
     controls: tuple[Control, ...] = ()
     _own: dict[str, NDArray[Any]]
@@ -363,6 +368,12 @@ class Filter(ABC):
     def _linearize(self, state: State, u: NDArray[Any]) -> DelayStateSpace:
         """Small-signal filter about a state without voices and one input frame (controls included)."""
 
+    def _jacobians(self, u: NDArray[Any], state: State) -> Jacobians:
+        """:meth:`_linearize` at every frame of one voice, (frames, inputs + controls); ``state`` moves on."""
+        from rnndsp._tangents import frame_by_frame  # here, as filters can be described without Numba
+
+        return frame_by_frame(self, u, state)
+
     def _state_dtype(self, dtype: np.dtype[Any]) -> np.dtype[Any]:
         """The dtype to compute in for a signal of ``dtype``."""
         return dtype
@@ -387,6 +398,12 @@ class Filter(ABC):
         if self.is_linear and decays(self):
             return "linear, all poles inside the unit circle"
         return None
+
+    def _enclosure(self, place: Place) -> Enclosure:
+        """What holds for every input (controls included) within a range, see :mod:`rnndsp.stability.enclosures`."""
+        from rnndsp.stability.enclosures import filter_enclosure
+
+        return filter_enclosure(self, place)
 
     def _process(self, u: NDArray[Any], state: State, y: NDArray[Any]) -> None:
         self._advance(u, state, y)

@@ -9,7 +9,18 @@ from numpy.typing import NDArray
 
 from rnndsp.statespace import DelayStateSpace
 
-__all__ = ["decay_certificate", "is_outside", "norm_below_one", "reaches"]
+__all__ = [
+    "decay_certificate",
+    "diagonal_scaling",
+    "falls_along",
+    "gain_crossings",
+    "is_outside",
+    "loop_matrices",
+    "lyapunov_solution",
+    "norm_below_one",
+    "reaches",
+    "unreached",
+]
 
 Real = NDArray[np.float64]
 
@@ -18,8 +29,12 @@ EPS = float(np.finfo(np.float64).eps)
 SLACK = 1e-12
 # The largest blocks for a norm, for a Lyapunov equation, and for the open loop of a small-gain test.
 MAX_LINES, MAX_STATES, MAX_OPEN_STATES = 1000, 400, 60
+# The largest matrix for which a norm with weights is searched.
+MAX_SCALED = 64
 # Double eigenvalues of the pencil on the circle are found this near to it.
 ON_CIRCLE = 1e-6
+# Singular values this small, relative to the largest, stand for a mode that the input does not drive.
+HIDDEN = 1e-8
 
 
 def decay_certificate(A: Real, delays: NDArray[np.int64], radius: float = 1.0) -> str | None:
@@ -27,7 +42,8 @@ def decay_certificate(A: Real, delays: NDArray[np.int64], radius: float = 1.0) -
 
     Each strongly connected block of A, whose roots together are all of them, has to pass one of these, cheap to dear:
 
-    1. \|A\|_2 < 1, or \|A\| v < v for some v > 0, entry by entry: then it decays however long the lines are;
+    1. \|D A D^-1\|_2 < 1 for a diagonal D, or \|A\| v < v for some v > 0, entry by entry: then it decays however long
+       the lines are;
     2. P with F^T P F - P < 0, P > 0 for the expanded matrix F, checked with room for rounding (Lyapunov);
     3. seen from its long lines, the rest is stable and has gain below one at every frequency (small gain).
     """
@@ -61,14 +77,55 @@ def _block(A: Real, m: NDArray[np.int64]) -> str | None:
 
 
 def norm_below_one(A: Real) -> str | None:
-    """In which of two norms a matrix is below one: the 2-norm, or a weighted maximum norm of its absolute values."""
+    """In which norm a matrix is below one: the 2-norm, a weighted maximum norm of its magnitudes, a weighted 2-norm."""
     norm = np.linalg.norm(A, 2)
     if norm < 1 - SLACK:
         return f"2-norm {norm:.4g} < 1"
     values, vectors = np.linalg.eig(np.abs(A))
     v = np.abs(vectors[:, np.argmax(values.real)]) + SLACK
     weighted = np.max(np.abs(A) @ v / v)
-    return f"weighted maximum norm {weighted:.4g} < 1" if weighted < 1 - SLACK else None
+    if weighted < 1 - SLACK:
+        return f"weighted maximum norm {weighted:.4g} < 1"
+    # no norm is below the spectral radius
+    if len(A) > MAX_SCALED or np.max(np.abs(np.linalg.eigvals(A))) >= 1:
+        return None
+    scaled = diagonal_scaling(A)[0]
+    return f"2-norm {scaled:.4g} < 1, states being weighted" if scaled < 1 - SLACK else None
+
+
+def diagonal_scaling(A: Real) -> tuple[float, Real]:
+    r"""The least 2-norm of D A D^-1, D > 0 diagonal, about; and the diagonal of D.
+
+    By the smooth norms \|.\|_2p, ever nearer to the 2-norm, which are convex in log D. In a loop with this matrix
+    nothing that makes states smaller, be it a slope within [0, 1], a saturation or a longer delay, can keep it from
+    decaying.
+
+    References
+    ----------
+    W. Mills, C. Mullis, R. Roberts (1978), "Digital filter realizations without overflow oscillations". M. Buehner, P.
+    Young (2006), "A tighter bound for the echo state property".
+    """
+    from scipy.optimize import minimize
+
+    def smooth(x: Real, p: int) -> tuple[float, Real]:
+        u, s, vh = np.linalg.svd(A * np.exp(x[:, None] - x))
+        if not s[0]:
+            return -np.inf, np.zeros_like(x)
+        weight = (s / s[0]) ** (2 * p)
+        slope = (u**2 @ weight - (vh**2).T @ weight) / weight.sum()
+        return float(np.log(s[0]) + np.log(weight.sum()) / (2 * p)), slope
+
+    values, right = np.linalg.eig(np.abs(A))
+    r = np.abs(right[:, np.argmax(values.real)]) + 1e-6
+    values, left = np.linalg.eig(np.abs(A).T)
+    el = np.abs(left[:, np.argmax(values.real)]) + 1e-6
+    x = 0.5 * np.log(el / r)
+    bounds, few = [(-15, 15)] * len(x), {"maxiter": 50}
+    if np.any(A):
+        for p in (4, 16, 64, 256, 1024, 4096):
+            x = minimize(smooth, x, args=(p,), jac=True, method="L-BFGS-B", bounds=bounds, options=few).x
+    d = np.exp(x - x.max())
+    return float(np.linalg.norm(d[:, None] * A / d, 2)), d
 
 
 def _expanded(A: Real, m: NDArray[np.int64]) -> Real:
@@ -77,21 +134,33 @@ def _expanded(A: Real, m: NDArray[np.int64]) -> Real:
 
 
 def _falls(F: Real) -> bool:
-    """Whether the solution P of F^T P F - P = -I proves, rounding included, that F^k goes to zero."""
+    one = np.eye(len(F))
+    P = lyapunov_solution(F, one)
+    return P is not None and falls_along(F, P, one)
+
+
+def lyapunov_solution(F: Real, Q: Real) -> Real | None:
+    """P of F^T P F - P = -Q; None where there is none."""
     from scipy.linalg import solve_discrete_lyapunov
 
-    one = np.eye(len(F))
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # an ill-conditioned P fails below
-            P = solve_discrete_lyapunov(F.T, one)
-        P = (P + P.T) / 2
-        least, most = np.linalg.eigvalsh(P)[[0, -1]]
+            warnings.simplefilter("ignore")  # an ill-conditioned P is seen when it is checked
+            P = np.asarray(solve_discrete_lyapunov(F.T, Q), np.float64)
     except (np.linalg.LinAlgError, ValueError):
-        return False
-    residual = np.linalg.norm(F.T @ P @ F - P + one, 2)
-    rounding = 4 * len(F) * EPS * most * (1 + np.linalg.norm(F, 2) ** 2)
-    return bool(least > 0.5 and residual + rounding < 0.5)
+        return None
+    return (P + P.T) / 2 if np.isfinite(P).all() else None
+
+
+def falls_along(F: Real, P: Real, Q: Real) -> bool:
+    """Whether P > 0 and F^T P F - P < -Q/2, rounding included: then F^k goes to zero."""
+    if not len(P):
+        return True
+    least, most = np.linalg.eigvalsh(P)[[0, -1]]
+    fall = P - F.T @ P @ F - Q / 2
+    rounding = 4 * len(F) * EPS * (most * (1 + np.linalg.norm(F, 2) ** 2) + np.linalg.norm(Q, 2))
+    wanted = np.linalg.eigvalsh(Q)[0]
+    return bool(wanted > 0 and least > rounding and np.linalg.eigvalsh((fall + fall.T) / 2)[0] > rounding)
 
 
 def _small_gain(A: Real, m: NDArray[np.int64]) -> bool:
@@ -100,8 +169,6 @@ def _small_gain(A: Real, m: NDArray[np.int64]) -> bool:
     S. Boyd, V. Balakrishnan, P. Kabamba (1989), "A bisection method for computing the H-infinity norm of a transfer
     matrix", in discrete time, as a pencil that inverts nothing; and a look at a grid, should the pencil be ill.
     """
-    from scipy.linalg import eigvals
-
     order = np.argsort(m)
     short = order[np.cumsum(m[order]) <= MAX_OPEN_STATES]
     long = np.setdiff1d(order, short)
@@ -109,13 +176,23 @@ def _small_gain(A: Real, m: NDArray[np.int64]) -> bool:
         A[np.ix_(short, short)], A[np.ix_(short, long)], A[np.ix_(long, short)], A[np.ix_(long, long)], m[short]
     ).expand()
     A, B, C, D = inner.A, inner.B, inner.C, inner.D
-    n, k = B.shape
+    n = len(A)
     if decay_certificate(A, np.ones(n, np.int64)) is None:
         return False
     grid = np.concatenate([[0.0], np.geomspace(1e-6, np.pi, 400)])
     if np.max(np.linalg.norm(inner.frequency_response(grid), 2, axis=(1, 2))) >= 1 - ON_CIRCLE:
         return False
+    z = gain_crossings(A, B, C, D)
+    near = np.abs(np.abs(z[np.isfinite(z)]) - 1)
+    return not np.isnan(z).any() and bool(np.min(near, initial=1) > ON_CIRCLE)
+
+
+def gain_crossings(A: Real, B: Real, C: Real, D: Real) -> NDArray[np.complex128]:
+    """Where a singular value of D + C (zI - A)^-1 B is one: of these eigenvalues, those on the unit circle."""
+    from scipy.linalg import eigvals
+
     # z x = A x + B u; mu = z A' mu + C'(C x + D u); u = z B' mu + D'(C x + D u)
+    n, k = B.shape
     zero = np.zeros
     right = np.block(
         [[A, zero((n, n)), B], [-C.T @ C, np.eye(n), -C.T @ D], [-D.T @ C, zero((k, n)), np.eye(k) - D.T @ D]]
@@ -123,9 +200,8 @@ def _small_gain(A: Real, m: NDArray[np.int64]) -> bool:
     left = np.block(
         [[np.eye(n), zero((n, n + k))], [zero((n, n)), A.T, zero((n, k))], [zero((k, n)), B.T, zero((k, k))]]
     )
-    z = np.asarray(eigvals(right, left))
-    near = np.abs(np.abs(z[np.isfinite(z)]) - 1)
-    return not np.isnan(z).any() and bool(np.min(near, initial=1) > ON_CIRCLE)
+    with np.errstate(all="ignore"):
+        return np.asarray(eigvals(right, left), np.complex128)
 
 
 def is_outside(A: Real, delays: NDArray[np.int64], pole: complex) -> bool:
@@ -144,10 +220,29 @@ def is_outside(A: Real, delays: NDArray[np.int64], pole: complex) -> bool:
 
 
 def reaches(linear: DelayStateSpace, pole: complex) -> bool | None:
-    """Whether a mode is driven by the input and heard at the output (Popov-Belevitch-Hautus); None if undecided."""
+    """Whether a mode is driven by the input and heard at the output; None if undecided."""
     if np.max(linear.delays) * np.log(abs(pole)) > np.log(1e6):
         return None
-    loop = np.diag(pole**linear.delays) - linear.A
-    n = len(loop)
-    ranks = [np.linalg.matrix_rank(m, rtol=1e-8) for m in (np.hstack([loop, linear.B]), np.vstack([loop, linear.C]))]
-    return ranks == [n, n]
+    driven, heard = unreached(linear, np.array([pole]))
+    return not (driven[0] or heard[0])
+
+
+def unreached(linear: DelayStateSpace, poles: NDArray[np.complex128]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """How many modes at each pole no input drives, and how many no output hears (Popov-Belevitch-Hautus)."""
+    loops, size = loop_matrices(linear, poles)
+    B, C = (x / (np.max(np.abs(x), initial=0) or 1.0) for x in (linear.B, linear.C))
+    driven = np.concatenate([loops, B / size[:, :, None]], axis=2)
+    heard = np.concatenate([loops * (size[:, :, None] / size[:, None, :]), C / size[:, None, :]], axis=1)
+    n = len(linear.A)
+    return n - np.linalg.matrix_rank(driven, rtol=HIDDEN), n - np.linalg.matrix_rank(heard, rtol=HIDDEN)
+
+
+def loop_matrices(
+    linear: DelayStateSpace, poles: NDArray[np.complex128]
+) -> tuple[NDArray[np.complex128], NDArray[np.float64]]:
+    r"""diag(z^m) - A at each pole, each row divided by max(1, \|z\|^m), and these, which may be beyond all numbers."""
+    m = linear.delays.astype(np.float64)
+    with np.errstate(over="ignore"):
+        size = np.clip(np.abs(poles)[:, None] ** m, 1, 1e150)
+    turn = np.minimum(np.abs(poles)[:, None], 1) ** m * np.exp(1j * np.angle(poles)[:, None] * m)
+    return turn[:, :, None] * np.eye(len(linear.A)) - linear.A / size[:, :, None], size

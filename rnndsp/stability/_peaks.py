@@ -95,7 +95,7 @@ class PeakLoop:
         r"""What the cell stays in while \|u - u_rest\| <= drive, entry by entry; None where that is not shown."""
         if not self.decays or not np.isfinite(drive).all():
             return None
-        z = self.T_v @ drive * (1 + SLACK)
+        z, growth = self.T_v @ drive * (1 + SLACK), np.inf
         for _ in range(ROUNDS):
             # the mean slope on the way from the centre: by parts, in each of which the farther end counts
             means = [self._deviations((part + 1) / PARTS * z, (part + 1) / PARTS * drive) for part in range(PARTS)]
@@ -106,7 +106,9 @@ class PeakLoop:
                 gain = perron(self._closed(means[-1]))[0]
                 n = self.boxes[0].U.shape[0] * self.boxes[0].U.shape[1]
                 return Tube(self.centre, z[n : n + self.centre.size], gain) if gain < 1 - SLACK else None
-            if np.max(new) > FAR:
+            # bounds that have no end grow ever faster after a while
+            growth, last = float(np.max(new / np.maximum(z, 1e-300))), growth
+            if np.max(new) > FAR or growth > last:
                 return None
             z = 1.01 * new
         return None

@@ -8,22 +8,34 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from rnndsp.errors import ParameterError, RnndspError
+from rnndsp.errors import ParameterError
 from rnndsp.filter import Filter
 from rnndsp.stability._decay import decay_certificate, is_outside, reaches
-from rnndsp.stability._delay_poles import delay_poles
-from rnndsp.stability.resting import pull, rest_states
-from rnndsp.stability.spectrum import MARGIN, in_words, t60_s
-from rnndsp.stability.verdicts import Boundedness, Property, StabilityReport, Verdict
-from rnndsp.state import State
+from rnndsp.stability.certificates import Case, bounded_row, decay_in_words, found_poles, held
+from rnndsp.stability.resting import pull
+from rnndsp.stability.spectrum import MARGIN
+from rnndsp.stability.verdicts import (
+    BOUNDED,
+    CONTRACTION,
+    DECAY,
+    ISS,
+    UNIQUE,
+    Boundedness,
+    Property,
+    StabilityReport,
+    Verdict,
+)
 from rnndsp.statespace import DelayStateSpace
 
-__all__ = ["report"]
+__all__ = ["certify", "report"]
 
 Controls = Mapping[str, ArrayLike]
 
 
-def report(filt: Filter, *, controls: Controls | None = None) -> StabilityReport:
+PROPERTIES = (BOUNDED, ISS, CONTRACTION, UNIQUE, DECAY)
+
+
+def report(filt: Filter, *, input_bound: float = 1.0, controls: Controls | None = None) -> StabilityReport:
     """A verdict for each stability property: see :class:`StabilityReport`.
 
     The properties: *bounded output*; *input-to-state stability* (the state stays within a bound set by that of the
@@ -33,38 +45,78 @@ def report(filt: Filter, *, controls: Controls | None = None) -> StabilityReport
     Parameters
     ----------
     filt : Filter
+    input_bound : float
+        Largest magnitude of the inputs that proofs for a nonlinear filter suppose; 1 is full scale.
     controls : mapping of str to float, optional
 
     Raises
     ------
     ParameterError
-        Controls that the filter does not have.
+        Controls that the filter does not have, or a bound below 0.
     """
     for name, value in (controls or {}).items():
         if np.ndim(value):
             raise ParameterError(f"control {name}={value!r}: stability holds it still, so give one number")
     if filt.period > 1:
         return _periodic_report(filt)
-    return _linear_report(filt, controls) if filt.is_linear else _nonlinear_report(filt, controls)
+    if filt.is_linear:
+        return _linear_report(filt, controls)
+    case = Case(filt, controls, input_bound=input_bound)
+    return StabilityReport(tuple(case.row(name) for name in PROPERTIES), case.rest, case.poles)
 
 
-def _decay(radius: float, sample_rate: float | None) -> str:
-    rate = f", 60 dB in {in_words(t60_s(radius, sample_rate))}" if sample_rate and 0 < radius < 1 else ""
-    return f"by a factor {radius:.8g} a sample{rate}"
+def certify(
+    filt: Filter, *, property: str = CONTRACTION, input_bound: float = 1.0, controls: Controls | None = None
+) -> Property:
+    """The verdict on one stability property, with all tests that were tried.
+
+    Parameters
+    ----------
+    filt : Filter
+    property : {"contraction", "bounded output", "input-to-state stability", "unique rest state", "decay"}
+        As in :func:`report`.
+    input_bound : float
+        Largest magnitude of the inputs that proofs for a nonlinear filter suppose; 1 is full scale.
+    controls : mapping of str to float, optional
+
+    Returns
+    -------
+    Property
+        *Proved*; *refuted*, with a witness; *holds at these operating points only*, which for contraction means for
+        inputs up to ``bound``, once settled; or *unknown*.
+
+    Raises
+    ------
+    ParameterError
+        A property or controls that there are not, or a bound below 0.
+
+    Notes
+    -----
+    Tried, from cheap to dear: norms of the recurrent matrix, also with weighted states; what is known by construction;
+    the published tests of the cell (``tests`` of the result); bounds of all reachable states, and a weighted maximum
+    norm of all Jacobians there; small gain for feedback; what the slopes about rest can add up to in the course of
+    time; for the rest state interval Newton with branch and bound. All are sufficient only, and suppose exact
+    arithmetic; for trained nets, with forget gates near 1, most of them are far from necessary.
+    """
+    if property not in PROPERTIES:
+        raise ParameterError(f"{property=}: choose one of {list(PROPERTIES)}")
+    if filt.period > 1 or filt.is_linear:
+        return report(filt, controls=controls)[property]
+    return Case(filt, controls, input_bound=input_bound).row(property)
 
 
 def _linear_report(filt: Filter, controls: Controls | None) -> StabilityReport:
     linear = filt.linearize(controls=controls)
     A, m = np.asarray(linear.A, np.float64), linear.delays
-    supposed = "exact arithmetic" + (f"; {_held(filt, controls)}, and held still" if filt.controls else "")
+    supposed = "exact arithmetic" + (f"; {held(filt, controls)}, and held still" if filt.controls else "")
     names = ("bounded output", "input-to-state stability", "contraction", "unique rest state")
 
     def all_rows(verdict: Verdict, said: str, witness: Any = None) -> list[Property]:
         return [Property(name, verdict, said, supposed, witness) for name in names]
 
-    found, missing = _found(A, m)
+    found, missing = found_poles(A, m)
     radius = float(np.max(np.abs(found), initial=0))
-    decay = _decay(radius, filt.sample_rate)
+    decay = decay_in_words(radius, filt.sample_rate)
     why = decay_certificate(A, m)
     if why is not None:
         rows = all_rows(Verdict.PROVED, f"it decays, as {why}" if found.size or missing else why)
@@ -72,6 +124,10 @@ def _linear_report(filt: Filter, controls: Controls | None) -> StabilityReport:
         proved = not missing and decay_certificate(A, m, 1 - 0.999 * (1 - radius) if radius else 1.0) is not None
         said = missing or decay if proved or missing else f"{decay}, as computed: not proved so fast"
         rows.append(Property("decay", Verdict.PROVED if proved else Verdict.UNKNOWN, said, supposed))
+    elif not missing and _is_marginal_by_design(found, filt.marginal_poles):
+        said = f"on the circle by design: {', '.join(f'{z:.6g}' for z in filt.marginal_poles)}; the others lie inside"
+        rows = all_rows(Verdict.MARGINAL, said, filt.marginal_poles)
+        rows.append(Property(DECAY, Verdict.MARGINAL, said, supposed, filt.marginal_poles))
     elif missing or radius < 1 - MARGIN:
         said = missing or f"all poles lie inside the circle, within {radius:.8g}, but rounding may have moved them"
         rows = all_rows(Verdict.UNKNOWN, said)
@@ -87,12 +143,16 @@ def _linear_report(filt: Filter, controls: Controls | None) -> StabilityReport:
     return StabilityReport(tuple(rows), (filt.rest_state(),), found)
 
 
-def _found(A: NDArray[np.float64], m: NDArray[np.int64]) -> tuple[NDArray[np.complex128], str]:
-    """The poles, or none and why not."""
-    try:
-        return delay_poles(A, m), ""
-    except RnndspError as error:  # an ill-conditioned loop
-        return np.zeros(0, np.complex128), f"the poles were not found: {error}"
+def _is_marginal_by_design(found: NDArray[np.complex128], meant: tuple[complex, ...]) -> bool:
+    """Whether beside the poles that are meant to be on the circle all lie inside."""
+    left = found
+    for pole in meant:
+        # n equal ones are computed about eps^(1/n) apart
+        at = int(np.argmin(np.abs(left - pole)))
+        if abs(left[at] - pole) > 10 * np.finfo(np.float64).eps ** (1 / meant.count(pole)):
+            return False
+        left = np.delete(left, at)
+    return bool(meant) and bool(np.all(np.abs(left) < 1 - MARGIN))
 
 
 def _outside_rows(linear: DelayStateSpace, worst: complex, supposed: str) -> list[Property]:
@@ -109,20 +169,6 @@ def _outside_rows(linear: DelayStateSpace, worst: complex, supposed: str) -> lis
     return [*rows, rest]
 
 
-def _held(filt: Filter, controls: Controls | None) -> str:
-    return "controls at " + ", ".join(f"{c.name}={(controls or {}).get(c.name, c.default)}" for c in filt.controls)
-
-
-def _bounded_row(kind: Boundedness) -> Property:
-    name = "bounded output"
-    if kind == Boundedness.SATURATING:
-        said = "the nonlinearity saturates, so the output is bounded whatever comes in"
-        return Property(name, Verdict.PROVED, said, "started from rest")
-    if kind == Boundedness.BOUNDED:
-        return Property(name, Verdict.PROVED, "every part is bounded for bounded inputs", "a bounded input")
-    return Property(name, Verdict.UNKNOWN, "no bound is known for these parts")
-
-
 def _contracting_rows(why: str) -> list[Property]:
     return [
         Property("input-to-state stability", Verdict.PROVED, why, "any input"),
@@ -134,7 +180,7 @@ def _contracting_rows(why: str) -> list[Property]:
 def certified(filt: Filter) -> list[Property]:
     """What follows from the parts of a filter, without running it or finding its poles: one row, or four."""
     why, kind = filt._contraction(), filt._boundedness()
-    row = _bounded_row(Boundedness.BOUNDED if why and not kind else kind)
+    row = bounded_row(Boundedness.BOUNDED if why and not kind else kind)
     return [row, *_contracting_rows(why)] if why else [row]
 
 
@@ -142,7 +188,7 @@ def _periodic_report(filt: Filter) -> StabilityReport:
     """A filter that works in frames has no poles: only what follows from its parts is said."""
     why = filt._contraction()
     said = f"works in frames of {filt.period} samples; what its parts prove does not settle this"
-    rows = [_bounded_row(filt._boundedness())]
+    rows = [bounded_row(filt._boundedness())]
     if why:
         rows += _contracting_rows(why)
     else:
@@ -150,56 +196,3 @@ def _periodic_report(filt: Filter) -> StabilityReport:
         rows += [Property(name, Verdict.UNKNOWN, said) for name in names]
     rows.append(Property("decay", Verdict.UNKNOWN, said))
     return StabilityReport(tuple(rows), (), np.zeros(0, np.complex128))
-
-
-def _nonlinear_report(filt: Filter, controls: Controls | None) -> StabilityReport:
-    rows = certified(filt)
-    rest = rest_states(filt, controls=controls)
-    at_rest = "silence" + (f"; {_held(filt, controls)}" if filt.controls else "")
-    linear = filt.linearize(rest[0] if rest else None, controls=controls)
-    A, m = np.asarray(linear.A, np.float64), linear.delays
-    found, missing = _found(A, m)
-    radius = float(np.max(np.abs(found), initial=0))
-    smooth = bool(rest) and _is_smooth(filt, rest[0], linear, controls)
-    repels = smooth and bool(found.size) and is_outside(A, m, found[np.argmax(np.abs(found))])
-
-    if len(rows) == 1:
-        nothing = "no certificate found"
-        iss, contraction = "input-to-state stability", "contraction"
-        if len(rest) > 1:
-            said = f"{len(rest)} rest states found"
-            rows.append(Property(iss, Verdict.REFUTED, said + ": it need not come back", at_rest, rest[:2]))
-            rows.append(Property(contraction, Verdict.REFUTED, said + ": two runs need not meet", at_rest, rest[:2]))
-            rows.append(Property("unique rest state", Verdict.REFUTED, said, at_rest, rest))
-        else:
-            said = f"the rest state repels: spectral radius {radius:.6g} there" if repels else nothing
-            verdict, witness = (Verdict.REFUTED, rest[0]) if repels else (Verdict.UNKNOWN, None)
-            rows += [Property(name, verdict, said, at_rest, witness) for name in (iss, contraction)]
-            said = "only one found, which is no proof" if rest else "none found for certain on silence"
-            rows.append(Property("unique rest state", Verdict.UNKNOWN, said, at_rest))
-    decay = _decay(radius, filt.sample_rate)
-    verdict, said = Verdict.UNKNOWN, missing or f"near rest {decay}, as computed: rounding may have moved the poles"
-    if not rest:
-        said = "no rest state found for certain"
-    elif not smooth:
-        said = "at rest it stands on a kink: no one slope says how it decays"
-    elif repels:
-        verdict, said = Verdict.REFUTED, f"near rest it grows {decay}"
-    elif not missing and decay_certificate(A, m) is not None:
-        verdict, said = Verdict.LOCAL, f"near rest {decay}"
-    rows.append(Property("decay", verdict, said, at_rest, rest[0] if repels else None))
-    return StabilityReport(tuple(rows), rest, found)
-
-
-def _is_smooth(filt: Filter, rest: State, linear: DelayStateSpace, controls: Controls | None) -> bool:
-    """Whether the slopes a little beside a rest state are those at it, as they are not on the kink of a ReLU."""
-    rng = np.random.default_rng(0)
-    x = rest.ravel()
-    for _ in range(4):
-        state = rest.unravel(x + 1e-7 * rng.uniform(-1, 1, x.shape))
-        beside = filt.linearize(state, 1e-7 * rng.uniform(-1, 1, filt.n_inputs), controls=controls)
-        for name in "ABCD":
-            here, there = linear.params[name], beside.params[name]
-            if np.max(np.abs(here - there), initial=0) > 1e-3 * (1 + np.max(np.abs(here), initial=0)):
-                return False
-    return True

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
+from itertools import zip_longest
+from textwrap import wrap
 from typing import Any
 
 import numpy as np
@@ -12,7 +14,11 @@ from numpy.typing import NDArray
 
 from rnndsp.state import State
 
-__all__ = ["Boundedness", "Property", "StabilityReport", "Verdict"]
+__all__ = ["Boundedness", "Property", "StabilityReport", "Test", "Verdict"]
+
+# The properties that have a verdict.
+BOUNDED, ISS, CONTRACTION, UNIQUE = "bounded output", "input-to-state stability", "contraction", "unique rest state"
+DECAY = "decay"
 
 
 class Boundedness(IntEnum):
@@ -29,7 +35,38 @@ class Verdict(StrEnum):
     PROVED = "proved"
     REFUTED = "refuted"
     LOCAL = "holds at these operating points only"
+    MARGINAL = "marginal by design"
     UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class Test:
+    """A sufficient condition, ``value < limit``, passed or not.
+
+    Attributes
+    ----------
+    name : str
+    property : str
+        What it shows where it is passed.
+    value, limit : float
+    source : str
+        Author and year.
+    """
+
+    name: str
+    property: str
+    value: float
+    limit: float = 1.0
+    source: str = ""
+
+    @property
+    def passed(self) -> bool:
+        return self.value < self.limit
+
+    @property
+    def margin(self) -> float:
+        """How far it is passed, in parts of the limit; negative where it is not."""
+        return 1 - self.value / self.limit
 
 
 @dataclass(frozen=True)
@@ -46,6 +83,10 @@ class Property:
         What the statement supposes.
     witness : Any
         For a refutation, what refutes it: a pole, an operating point, a pair of rest states.
+    tests : tuple of Test
+        What was tried, passed or not.
+    bound : float, optional
+        For a bounded output the bound; for what holds for small inputs only, the largest amplitude it is shown for.
     """
 
     name: str
@@ -53,6 +94,13 @@ class Property:
     statement: str
     hypotheses: str = ""
     witness: Any = None
+    tests: tuple[Test, ...] = ()
+    bound: float | None = None
+
+    @property
+    def margin(self) -> float | None:
+        """That of the best test which shows this property; None where no test was tried."""
+        return max((test.margin for test in self.tests if test.property == self.name), default=None)
 
 
 @dataclass(frozen=True)
@@ -85,10 +133,20 @@ class StabilityReport:
         return notebook.stability_html(self)
 
     def __str__(self) -> str:
-        lines = []
+        """A table of 100 letters a line: property, verdict, margin of the best test, what was found."""
+        widths = (26, 18, 8, 48)
+        lines = [_columns(("property", "verdict", "margin", "what was found"), widths)]
+        lines.append("-" * sum(widths))
         for row in self.properties:
-            lines.append(f"{row.name:<26}{row.verdict.value}")
-            lines.append(f"    {row.statement}")
+            margin = "" if row.margin is None else f"{row.margin:.2g}" if abs(row.margin) < 1e4 else f"{row.margin:.0e}"
+            said = wrap(row.statement, widths[-1], break_on_hyphens=False)
             if row.hypotheses:
-                lines.append(f"    supposing: {row.hypotheses}")
+                said += wrap(f"supposing: {row.hypotheses}", widths[-1], break_on_hyphens=False)
+            verdict = wrap(row.verdict.value, widths[1] - 2)
+            cells = zip_longest([row.name], verdict, [margin], said, fillvalue="")
+            lines += [_columns(line, widths) for line in cells]
         return "\n".join(lines)
+
+
+def _columns(cells: Iterable[str], widths: tuple[int, ...]) -> str:
+    return "".join(f"{cell:<{width}}" for cell, width in zip(cells, widths, strict=True)).rstrip()

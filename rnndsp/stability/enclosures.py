@@ -1,0 +1,227 @@
+"""What a filter can do at most while its input stays within a range: how far it goes, and whether it forgets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rnndsp._intervals import Interval
+from rnndsp.errors import RnndspError
+from rnndsp.stability.verdicts import Test
+
+if TYPE_CHECKING:
+    from rnndsp.engine import Cell
+    from rnndsp.filter import Filter
+    from rnndsp.state import State
+
+__all__ = [
+    "Enclosure",
+    "Place",
+    "cell_enclosure",
+    "combined",
+    "enclosed",
+    "feedback_gain",
+    "filter_enclosure",
+    "last_output",
+    "unbounded",
+]
+
+Real = NDArray[np.float64]
+
+# Why what has no state contracts.
+NO_MEMORY = "no memory"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a filter is looked at.
+
+    Attributes
+    ----------
+    u : Interval
+        Inputs and controls stay within.
+    rest : tuple of ndarray and State, optional
+        A frame and the state in which the filter has settled on it, to start from. When absent it starts from its
+        documented initial state.
+    """
+
+    u: Interval
+    rest: tuple[Real, State] | None = None
+
+    def inside(self, signal: Interval, frame: Real, columns: slice, child: int) -> Place:
+        """That of a child on this signal and this frame at rest, with its columns of the controls."""
+        own = self.u[columns]
+        u = Interval(np.concatenate([signal.lo, own.lo]), np.concatenate([signal.hi, own.hi]))
+        if self.rest is None:
+            return Place(u)
+        return Place(u, (np.concatenate([frame, self.rest[0][columns]]), self.rest[1].children[child]))
+
+    @property
+    def middle(self) -> Real:
+        """The frame at rest, or zeros."""
+        return self.rest[0] if self.rest else np.zeros(self.u.lo.shape)
+
+    @property
+    def drive(self) -> Real:
+        """How far inputs get from the middle."""
+        return (self.u - self.middle).mag
+
+
+@dataclass(frozen=True)
+class Enclosure:
+    """What holds for every input within a range.
+
+    Attributes
+    ----------
+    y : Interval
+        The output stays within; infinite where no bound is known.
+    contraction : str
+        Why any two runs on the same input converge; empty where that is not shown.
+    gain : ndarray, shape (n_outputs, n_inputs), optional
+        Outputs are never further apart than this times the largest difference of the inputs there has been.
+    tests : tuple of Test
+    parts : tuple of (Filter, Place)
+        The filters that no composition is made of, and where each is looked at.
+    """
+
+    y: Interval
+    contraction: str = ""
+    gain: Real | None = None
+    tests: tuple[Test, ...] = ()
+    parts: tuple[tuple[Filter, Place], ...] = ()
+
+
+def unbounded(n: int) -> Interval:
+    return Interval(np.full(n, -np.inf), np.full(n, np.inf))
+
+
+def filter_enclosure(filt: Filter, place: Place) -> Enclosure:
+    """Of a linear filter from its impulse responses; of any other what it says of itself."""
+    why = filt._contraction() or ""
+    n = filt.n_inputs
+    if not filt.is_linear or not (place.u.lo[n:] == place.u.hi[n:]).all():
+        return Enclosure(unbounded(filt.n_outputs), why, parts=((filt, place),))
+    from rnndsp.stability._decay import decay_certificate
+
+    state = place.rest[1] if place.rest else filt.rest_state()
+    linear = filt._linearize(state, np.concatenate([np.zeros(n), place.u.lo[n:]]))
+    found = decay_certificate(np.asarray(linear.A, np.float64), linear.delays)
+    gain = peak_gains(linear) if found else None
+    if gain is None:
+        return Enclosure(unbounded(filt.n_outputs), found or "", parts=((filt, place),))
+    middle = last_output(filt, place)
+    reach = gain @ place.drive[:n]
+    y = Interval(middle) + Interval(-reach, reach)
+    why = f"linear, and it decays, as {found}" if linear.n_states else NO_MEMORY
+    return Enclosure(y, why, gain, parts=((filt, place),))
+
+
+def peak_gains(linear: Any) -> Real | None:
+    """Upper bounds of the sums of magnitudes of all impulse responses; None where they are infinite."""
+    from rnndsp.stability.gains import norm_bounds
+    from rnndsp.statespace import space
+
+    gain = np.empty(linear.D.shape)
+    for i, j in np.ndindex(gain.shape):
+        one = space(linear.A, linear.B[:, [j]], linear.C[[i]], linear.D[[i]][:, [j]], linear.delays)
+        try:
+            gain[i, j] = norm_bounds(one, p=1).upper
+        except RnndspError:  # it rings for too long to be told
+            return None
+    return gain if np.isfinite(gain).all() else None
+
+
+def last_output(filt: Filter, place: Place) -> Real:
+    """The output at rest; zero for a start from the initial state."""
+    if place.rest is None:
+        return np.zeros(filt.n_outputs)
+    frame, state = place.rest
+    y = np.empty((1, 1, filt.n_outputs))
+    filt._process(np.asarray(frame)[None, None], state.copy(), y)
+    found: Real = y[0, 0]
+    return found
+
+
+def cell_enclosure(cell: Cell, place: Place) -> Enclosure:
+    """Of a cell, by intervals through its own units.
+
+    From the initial state: by a box that is never left, and a weighted maximum norm in which all Jacobians of that box
+    shrink what they meet. Once settled: by what its slopes can add up to about rest.
+    """
+    from rnndsp.stability._boxes import jacobian, reach
+    from rnndsp.stability._metrics import SLACK, maximum_norm
+
+    parts = ((cell, place),)
+    why = cell._contraction() or ""
+    try:
+        if place.rest is not None:
+            return _settled(cell, place, why)
+        x = reach(cell, place.u)
+    except (TypeError, ValueError, AttributeError):
+        return Enclosure(unbounded(cell.n_outputs), why, parts=parts)  # a unit that takes no intervals
+    if x is None:
+        return Enclosure(unbounded(cell.n_outputs), why, parts=parts)
+    factor, _ = maximum_norm(cell, x, place.u)
+    name = f"weighted maximum norm of the Jacobians of {type(cell).__name__}, within what it can reach"
+    tests = (Test(name, "contraction", factor, 1 - SLACK, "ours: intervals through the units"),)
+    gain = None
+    if factor < 1 - SLACK:
+        why = why or f"a sample shrinks all differences to {factor:.6g} in a weighted maximum norm"
+        J, B = jacobian(cell, x, place.u)
+        gain = feedback_gain(J.mag, B.mag)
+        gain = None if gain is None else gain[: cell.n_outputs, : cell.n_inputs]
+    return Enclosure(x[0], why, gain, tests, parts)
+
+
+def _settled(cell: Cell, place: Place, why: str) -> Enclosure:
+    from rnndsp.stability._peaks import PeakLoop
+
+    assert place.rest is not None
+    frame, state = place.rest
+    key = "peaks", state.ravel().tobytes(), frame.tobytes()
+    loop: PeakLoop = cell._derived(key, PeakLoop, cell, state.ravel(), frame)
+    tube = loop.tube(place.drive)
+    parts = ((cell, place),)
+    name = f"peak gain of the loop of the slopes of {type(cell).__name__} about rest"
+    source = "Khammash & Pearson 1991, here with slopes for disturbances"
+    value = np.inf if tube is None else tube.loop_gain
+    tests = (Test(name, "contraction", value, source=source),)
+    if tube is None:
+        return Enclosure(unbounded(cell.n_outputs), why, tests=tests, parts=parts)
+    n = cell.n_outputs
+    y = Interval(tube.centre[:n]) + Interval(-tube.radius[:n], tube.radius[:n])
+    return Enclosure(y, why or f"its slopes about rest close a loop of peak gain {value:.4g}", None, tests, parts)
+
+
+def combined(found: Sequence[Enclosure], by: Callable[[Any, Any], Any]) -> Real | None:
+    """The gains of all parts, where all have one, put together."""
+    gains = [part.gain for part in found]
+    return None if any(gain is None for gain in gains) else reduce(by, gains)
+
+
+def enclosed(y: Interval, gain: Real | None, found: Sequence[Enclosure], why: str | None = None) -> Enclosure:
+    """Of a composition: it contracts where all its parts do, unless it is said why, or that not."""
+    if why is None:
+        reasons = dict.fromkeys(part.contraction for part in found)
+        why = "; ".join([r for r in reasons if r != NO_MEMORY] or reasons) if all(reasons) else ""
+    return Enclosure(
+        y,
+        why,
+        gain,
+        tuple(test for part in found for test in part.tests),
+        tuple(part for inside in found for part in inside.parts),
+    )
+
+
+def feedback_gain(loop: Real, forward: Real) -> Real | None:
+    """Gains (1 - loop)^-1 forward of a loop of nonnegative gains; None where the loop has spectral radius 1 or more."""
+    from rnndsp.stability._metrics import SLACK, perron
+
+    if perron(loop)[0] >= 1 - SLACK:
+        return None
+    return np.asarray(np.linalg.solve(np.eye(len(loop)) - loop, forward)) * (1 + 1e-6)
