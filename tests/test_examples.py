@@ -41,6 +41,14 @@ def test_poles(tmp_path):
     assert (tmp_path / "poles.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_is_it_healthy(tmp_path):
+    said = run(tmp_path, "is_it_healthy.py", "healthy.png")
+    assert (tmp_path / "healthy.png").read_bytes().startswith(b"\x89PNG")
+    assert "one rest state found" in said and "Three rest states found" in said
+    low, high = map(float, re.search(r"grow at (\S+) to (\S+) nats", said).groups())
+    assert low < high < 0
+
+
 def test_filter_a_file(tmp_path):
     u = 0.1 * np.random.default_rng(0).standard_normal((4800, 2))
     soundfile.write(tmp_path / "in.wav", u, 48000, subtype="FLOAT")
