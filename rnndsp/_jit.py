@@ -18,6 +18,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 # No fastmath, anywhere: sums keep their order, a NaN test survives, and `fma` says where a product is not rounded.
 _INSIDE: dict[str, Any] = {"nogil": True, "error_model": "numpy", "forceinline": True}
 
+# What stands for a function in kernels, which its own source does not name.
+_SPECIALISED: dict[Callable[..., Any], list[Callable[..., Any]]] = {}
+
 _overload: Any = overload
 _kernel: Any = numba.njit(cache=True, nogil=True, error_model="numpy")
 
@@ -45,7 +48,12 @@ def inline(function: F) -> F:
 
 def specialise(stub: Callable[..., Any]) -> Callable[[F], F]:
     """Choose an implementation of ``stub`` by the types of its arguments, at compile time (``numba.overload``)."""
-    decorate: Callable[[F], F] = _overload(stub, jit_options=_INSIDE)
+
+    def decorate(function: F) -> F:
+        _SPECIALISED.setdefault(stub, []).append(function)
+        found: F = _overload(stub, jit_options=_INSIDE)(function)
+        return found
+
     return decorate
 
 
@@ -67,11 +75,13 @@ def source_key(*functions: Callable[..., Any]) -> str:
             # without a file (a notebook, a prompt) the byte code and its constants have to do
             digest.update(path.read_bytes() if path.is_file() else _anatomy(function.__code__))
         captured = [cell.cell_contents for cell in function.__closure__ or ()]
-        names = function.__code__.co_names
+        names = _names(function.__code__)
         named = [(name, function.__globals__.get(name)) for name in names]
         # `helpers.soft(x)` names the module `helpers` and its attribute `soft`
         modules = [value for _, value in named if isinstance(value, types.ModuleType) and _foreign(value.__name__)]
         named += [(name, getattr(module, name)) for module in modules for name in names if hasattr(module, name)]
+        for implementation in _SPECIALISED.get(function, ()):
+            visit(implementation)
         for name, value in [*named, *(("", value) for value in captured)]:
             if isinstance(value, int | float | complex | str | tuple | np.generic):
                 digest.update(f"{name}={value!r}".encode())
@@ -88,6 +98,12 @@ def source_key(*functions: Callable[..., Any]) -> str:
 def _foreign(module: str) -> bool:
     """Whether a module's sources may change while Numba's version does not."""
     return module.partition(".")[0] not in ("numpy", "numba", "math", "builtins")
+
+
+def _names(code: types.CodeType) -> list[str]:
+    """What a function names, those inside it included."""
+    inner = [name for c in code.co_consts if isinstance(c, types.CodeType) for name in _names(c)]
+    return [*code.co_names, *inner]
 
 
 def _anatomy(code: types.CodeType) -> bytes:

@@ -195,7 +195,9 @@ from rnndsp.filters import Dense, Elman
 
 cell = Elman(1, 1).replace(W=[[1.0]], U=[[0.5]], b=[0.0])
 dense = Dense(1, 1, activation="sigmoid").replace(W=[[1.0]], b=[0.0])
-print(json.dumps([rnndsp.__file__, cell([0.5, 0.5]).tolist(), dense([0.5]).tolist()]))
+straight = Elman(1, 1, activation="identity").replace(W=[[1.0]], U=[[0.0625]], b=[0.0])
+tail = straight(np.array([1, 0, 0], np.float32))
+print(json.dumps([rnndsp.__file__, cell([0.5, 0.5]).tolist(), dense([0.5]).tolist(), tail.tolist()]))
 """
 
 
@@ -205,9 +207,12 @@ def test_an_upgrade_of_the_package(place: Place, tmp_path: Path) -> None:
     assert not (site / "rnndsp" / "filters").is_symlink()
 
     def run() -> tuple[list[float], float]:
-        file, cell, (dense,) = place.run(UPGRADED, package=site)
+        nonlocal tail
+        file, cell, (dense,), tail = place.run(UPGRADED, package=site)
         assert Path(file).parent == site / "rnndsp"
         return cell, dense
+
+    tail: list[float] = []
 
     first = np.tanh(0.5)
     old, sigmoid = [first, np.tanh(0.5 + 0.5 * first)], 1 / (1 + np.exp(-0.5))
@@ -225,6 +230,11 @@ def test_an_upgrade_of_the_package(place: Place, tmp_path: Path) -> None:
     edit(source, "return fma(0.5, tanh(0.5 * x), 0.5)", "return fma(-.5, tanh(0.5 * x), 0.5)")
     cell, dense = run()
     assert np.allclose(cell, [first, np.tanh(0.5 - 0.5 * first)]) and np.isclose(dense, 1 - sigmoid)
+    # what stands for a function in kernels: this unit names nothing of that file
+    assert tail == [1, 0.0625, 0.0625**2]
+    edit(source, '"float32": 1e-20', '"float32": 1e-02')
+    cell, dense = run()
+    assert tail == [1, 0.0625, 0]
     # an intrinsic is no function, but a source all the same
     edit(
         site / "rnndsp" / "_vectors.py",
