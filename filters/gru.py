@@ -11,7 +11,7 @@ from rnndsp._intervals import Interval
 from rnndsp.activations import fma, sigmoid, tanh
 from rnndsp.engine import Cell, Stage
 from rnndsp.errors import ParameterError
-from rnndsp.stability._metrics import perron
+from rnndsp.stability._metrics import SLACK, perron
 from rnndsp.stability.verdicts import CONTRACTION, ISS, Test
 
 __all__ = ["GRU"]
@@ -136,13 +136,14 @@ class GRU(Cell):
             reset, update = (float(sigmoid(np.max(drive[k] + mixed[k] + np.abs(b[k] + b_rec[k])))) for k in (0, 1))
             norms = [float(np.linalg.norm(part, np.inf)) for part in U]
             held = 0.25 * (1 + candidate) / max(1 - update, 1e-300) * norms[1]
+            stuck = 0.0 if update < 1 - SLACK else np.inf  # where the gate never lets go, nothing fades
             source = "Bonassi et al. 2021"
             return (
-                Test("published ISS of GRU, in the maximum norm", ISS, norms[2] * reset, source=source),
+                Test("published ISS of GRU, in the maximum norm", ISS, norms[2] * reset + stuck, source=source),
                 Test(
                     "published incremental ISS of GRU, in the maximum norm",
                     CONTRACTION,
-                    norms[2] * (0.25 * norms[0] + reset) + held,
+                    norms[2] * (0.25 * norms[0] + reset) + held + stuck,
                     source=source,
                 ),
             )
@@ -150,10 +151,11 @@ class GRU(Cell):
         candidate = np.tanh(drive[2] + np.abs(b[2]) + r * m)
         held = 0.25 * (1 + candidate) / np.maximum(1 - z, 1e-300)
         M = r[:, None] * Un + 0.25 * m[:, None] * Ur + held[:, None] * Uz
+        stuck = 0.0 if np.max(z) < 1 - SLACK else np.inf
         name = "of GRU with the reset after, by a comparison matrix"
         return (
-            Test(f"ISS {name}", ISS, perron(r[:, None] * Un)[0], source="ours"),
-            Test(f"incremental ISS {name}", CONTRACTION, perron(M)[0], source="ours"),
+            Test(f"ISS {name}", ISS, perron(r[:, None] * Un)[0] + stuck, source="ours"),
+            Test(f"incremental ISS {name}", CONTRACTION, perron(M)[0] + stuck, source="ours"),
         )
 
     @classmethod

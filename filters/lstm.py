@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from rnndsp._intervals import Interval
 from rnndsp.activations import fma, sigmoid, tanh
 from rnndsp.engine import Cell, Stage
+from rnndsp.stability._metrics import SLACK
 from rnndsp.stability.verdicts import CONTRACTION, ISS, Test
 
 __all__ = ["LSTM"]
@@ -73,8 +74,8 @@ class LSTM(Cell):
     def _published_tests(self, u: Interval) -> tuple[Test, ...]:
         """Input-to-state stability and contraction by the norms of the literature, h within ±1.
 
-        Terzi et al. 2021, "Learning model predictive control with long short-term memory networks"; Bonassi et al. 2023;
-        De Carli et al. 2025; Miller & Hardt 2019, "Stable recurrent models".
+        E. Terzi et al. (2021), "Learning model predictive control with long short-term memory networks". J. Miller, M.
+        Hardt (2019), "Stable recurrent models".
         """
         n = self.n_units
         W, U, b = (np.abs(x.astype(np.float64)) for x in (self.params["W"], self.U, self.params["b"]))
@@ -103,7 +104,8 @@ class LSTM(Cell):
         # of the four inequalities of Miller and Hardt the worst, in parts of what is allowed
         Ui, Uf, Ug, Uo = (float(np.linalg.norm(part, np.inf)) for part in signed.reshape(4, n, n))
         rest = max(1 - f, 1e-300)
-        worst = max(Ui / rest, Uo / rest, 4 * Ug / rest, Uf / rest**2)
+        # and the gate has to shut, also where nothing is fed back
+        worst = max(Ui / rest, Uo / rest, 4 * Ug / rest, Uf / rest / rest) if f < 1 - SLACK else np.inf
         found.append(
             Test("several samples together contract, of LSTM", CONTRACTION, worst, source="Miller & Hardt 2019")
         )

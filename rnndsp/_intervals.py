@@ -1,31 +1,35 @@
-"""Sets of numbers in place of numbers: every result holds whatever any choice of the operands gives, rounding included.
+"""Sets of numbers in place of numbers: a result holds whatever any choice of the operands gives, rounding included.
 
-A unit of a cell, and its adjoint, are plain functions of numbers. Called with intervals they give bounds of all that the
-unit can do; what is proved here is proved for all cells.
+A unit of a cell, and its adjoint, are plain functions of numbers. Called with intervals they give bounds of all that
+the unit can do; what is proved here is proved for all cells.
 """
 
 from __future__ import annotations
 
-from typing import Any, Self
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, NoReturn, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["Interval", "affine", "hull", "meet"]
+__all__ = ["Interval", "affine", "continuous", "hull", "meet"]
 
 Real = NDArray[np.float64]
 
-EPS = float(np.finfo(np.float64).eps)
+EPS, TINIEST = float(np.finfo(np.float64).eps), float(np.finfo(np.float64).smallest_subnormal)
 # NumPy's tanh is good to a few units in the last place; this many are allowed for.
 TANH_ULPS = 8
+_CONTINUOUS: ContextVar[bool] = ContextVar("continuous", default=False)
 
 
 class Interval:
     """An array of closed intervals, ``lo <= x <= hi``, rounded outwards after every operation.
 
-    Three expressions are bounded better than operation by operation, because the same object stands in them twice: ``x *
-    x``, ``x * (1 - x)``, and ``z * (a - b) + b`` for a ``z`` within [0, 1]. And two intervals may know their sum better
-    than from their ends, see :meth:`summing`.
+    Three expressions are bounded better than operation by operation, because the same object stands in them twice: ``x
+    * x``, ``x * (1 - x)``, and ``z * (a - b) + b`` for a ``z`` within [0, 1]. And two intervals may know their sum
+    better than from their ends, see :meth:`summing`.
     """
 
     __slots__ = ("_blend", "_complement", "_difference", "_sum", "hi", "lo")
@@ -63,6 +67,10 @@ class Interval:
         """Largest magnitude."""
         return np.maximum(np.abs(self.lo), np.abs(self.hi))
 
+    @property
+    def _ends(self) -> tuple[Real, ...]:
+        return (self.lo,) if self.lo is self.hi else (self.lo, self.hi)
+
     def within(self, other: Interval) -> bool:
         """Whether every number in here is in the other, too."""
         return bool(np.all(self.lo >= other.lo) and np.all(self.hi <= other.hi))
@@ -71,6 +79,14 @@ class Interval:
         """Say that ``self + other``, these two objects, lies within ``total``."""
         self._sum = other, total
         return self
+
+    def _undecided(self, *_: object) -> NoReturn:
+        raise TypeError("a set of numbers may do both: a unit that branches takes no intervals")
+
+    __bool__ = _undecided
+    __eq__ = _undecided
+    __ne__ = _undecided
+    __hash__ = None  # type: ignore[assignment]
 
     # ---- arithmetic
 
@@ -88,13 +104,13 @@ class Interval:
                 return one._sum[1]
             if one._blend is not None and one._blend[2] is two:
                 return _blended(*one._blend)
-        return _outward(self.lo + other.lo, self.hi + other.hi)
+        return _total(self, other)
 
     __radd__ = __add__
 
     def __sub__(self, other: Any) -> Interval:
         other = _interval(other)
-        result = _outward(self.lo - other.hi, self.hi - other.lo)
+        result = _total(self, -other)
         result._difference = self, other
         return result
 
@@ -110,10 +126,15 @@ class Interval:
             size = abs(self)
             return _outward(_product(size.lo, size.lo), _product(size.hi, size.hi), least=0.0)
         for one, two in ((self, other), (other, self)):
-            if two._complement is one:
-                return _bell(one)
-        ends = [_product(a, b) for a in (self.lo, self.hi) for b in (other.lo, other.hi)]
-        result = _outward(np.minimum.reduce(ends), np.maximum.reduce(ends))
+            if two._complement is not None and two._complement is one:
+                return _bell(two._complement)
+        ends = [_product(a, b) for a in self._ends for b in other._ends]
+        low, high = np.minimum.reduce(ends), np.maximum.reduce(ends)
+        result = _outward(low, high)
+        if _is_half(self) or _is_half(other):  # exact, but for the least numbers: so a sigmoid stays within [0, 1]
+            result = Interval(
+                *(np.where(np.abs(e) > 1e-300, e, out) for e, out in ((low, result.lo), (high, result.hi)))
+            )
         for one, two in ((self, other), (other, self)):
             if two._difference is not None and np.all(one.lo >= 0) and np.all(one.hi <= 1):
                 result._blend = one, *two._difference
@@ -140,9 +161,11 @@ class Interval:
             case np.tanh:
                 slack = 1 + TANH_ULPS * EPS
                 lo, hi = np.tanh(a.lo), np.tanh(a.hi)
-                wide = Interval(np.where(lo < 0, lo * slack, lo / slack), np.where(hi < 0, hi / slack, hi * slack))
+                wide = _outward(np.where(lo < 0, lo * slack, lo / slack), np.where(hi < 0, hi / slack, hi * slack))
                 return Interval(np.maximum(wide.lo, -1.0), np.minimum(wide.hi, 1.0))
             case np.sign:
+                if _CONTINUOUS.get() and np.any(np.sign(a.lo) != np.sign(a.hi)):
+                    raise TypeError("a unit that jumps takes no intervals")
                 return Interval(np.sign(a.lo), np.sign(a.hi))
             case np.maximum | np.minimum:
                 x, y = map(_interval, inputs)
@@ -150,8 +173,34 @@ class Interval:
         return NotImplemented
 
 
+@contextmanager
+def continuous() -> Iterator[None]:
+    """Where a jump is a TypeError: a derivative says nothing of what it does."""
+    before = _CONTINUOUS.set(True)
+    try:
+        yield
+    finally:
+        _CONTINUOUS.reset(before)
+
+
 def _interval(x: Any) -> Interval:
     return x if isinstance(x, Interval) else Interval(x)
+
+
+def _is_half(x: Interval) -> bool:
+    return x.lo is x.hi and x.lo.ndim == 0 and bool(x.lo == 0.5)
+
+
+def _total(x: Interval, y: Interval) -> Interval:
+    """The sum, rounded where it is not exact (Knuth's two-sum): 1 - z, and a sigmoid, stay within [0, 1]."""
+    ends = []
+    with np.errstate(invalid="ignore", over="ignore"):
+        for a, b, way in ((x.lo, y.lo, -np.inf), (x.hi, y.hi, np.inf)):
+            total = a + b
+            part = total - a
+            exact = (a - (total - part)) + (b - part) == 0
+            ends.append(np.where(exact, total, np.nextafter(total, way)))
+    return Interval(*ends)
 
 
 def _up(x: Any) -> Any:
@@ -165,10 +214,13 @@ def _outward(lo: Any, hi: Any, least: float = -np.inf) -> Interval:
 
 
 def _product(a: Any, b: Any) -> Any:
-    """a * b where an infinite end times zero is zero, as the end itself is never taken."""
-    with np.errstate(invalid="ignore", over="ignore"):
+    """a * b where an infinite end times zero is zero, as the end itself is never taken, and nothing else is zero."""
+    with np.errstate(invalid="ignore", over="ignore", under="ignore"):
         product = a * b
-    return np.where((a == 0) | (b == 0), 0.0, product)
+        if np.all(np.abs(product) > 0):
+            return product
+    nothing = np.copysign(TINIEST, np.sign(a) * np.sign(b))
+    return np.where((a == 0) | (b == 0), 0.0, np.where(product == 0, nothing, product))
 
 
 def _bell(x: Interval) -> Interval:
@@ -177,14 +229,16 @@ def _bell(x: Interval) -> Interval:
     top = np.where((x.lo <= 0.5) & (x.hi >= 0.5), 0.25, np.maximum(*ends))
     slack = 4 * EPS
     low, high = np.minimum(*ends), top
-    return Interval(low - slack * np.abs(low), high + slack * np.abs(high))
+    return _outward(low - slack * np.abs(low), high + slack * np.abs(high))
 
 
 def _blended(z: Interval, a: Interval, b: Interval) -> Interval:
     """z a + (1 - z) b, linear in each: all extremes are at ends."""
     low = [(e * Interval(a.lo) + (1 - e) * Interval(b.lo)).lo for e in (Interval(z.lo), Interval(z.hi))]
     high = [(e * Interval(a.hi) + (1 - e) * Interval(b.hi)).hi for e in (Interval(z.lo), Interval(z.hi))]
-    return Interval(np.minimum(*low), np.maximum(*high))
+    # rounding aside, it is no less than both and no more than both
+    least, most = np.minimum(a.lo, b.lo), np.maximum(a.hi, b.hi)
+    return Interval(np.maximum(np.minimum(*low), least), np.minimum(np.maximum(*high), most))
 
 
 def hull(a: Interval, b: Interval) -> Interval:
@@ -204,7 +258,8 @@ def affine(matrix: Real, x: Interval, b: ArrayLike = 0.0) -> Interval:
     unbounded = not (np.isfinite(x.lo).all() and np.isfinite(x.hi).all())
     if unbounded:  # where 0 times infinity has to be 0
         parts = Interval(matrix) * Interval(x.lo[..., None, :], x.hi[..., None, :])
-        lo, hi, size = parts.lo.sum(-1), parts.hi.sum(-1), np.where(np.isinf(x.mag), 0.0, x.mag) @ np.abs(matrix).T
+        finite = np.maximum(*(np.where(np.isfinite(end), np.abs(end), 0.0) for end in (x.lo, x.hi)))
+        lo, hi, size = parts.lo.sum(-1), parts.hi.sum(-1), finite @ np.abs(matrix).T
     else:
         lo, hi = x.lo @ positive.T + x.hi @ negative.T, x.hi @ positive.T + x.lo @ negative.T
         size = x.mag @ np.abs(matrix).T

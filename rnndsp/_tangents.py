@@ -9,8 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rnndsp._jit import inline, kernel, specialise
-from rnndsp._mixing import dot
-from rnndsp._vectors import fma, load, load_each, store
+from rnndsp._vectors import fma, lanes, load, load_each, store, total
 
 if TYPE_CHECKING:
     from rnndsp.filter import Filter
@@ -21,6 +20,7 @@ __all__ = ["Jacobians", "Tangents", "frame_by_frame", "local_loop", "parallel", 
 Real = NDArray[np.float64]
 
 ONE = (None,)
+WIDE = ONE * lanes(np.dtype(np.float64))
 
 
 class Jacobians(NamedTuple):
@@ -175,7 +175,7 @@ def series(first: Jacobians, second: Jacobians) -> Jacobians:
     B = _joined([first.B, second.B @ first.D], -2)
     C = _joined([second.D @ first.C, second.C], -1)
     delays = np.concatenate([first.delays, second.delays])
-    return Jacobians(A, B, C, second.D @ first.D, delays, second.y)
+    return Jacobians(A, B, C, second.D @ first.D, delays, second.y, _mixed(first, second))
 
 
 def parallel(first: Jacobians, second: Jacobians) -> Jacobians:
@@ -183,7 +183,12 @@ def parallel(first: Jacobians, second: Jacobians) -> Jacobians:
     A = _corner(first.A, np.zeros((1, second.A.shape[1], first.A.shape[1])), second.A)
     B, C = _joined([first.B, second.B], -2), _joined([first.C, second.C], -1)
     delays = np.concatenate([first.delays, second.delays])
-    return Jacobians(A, B, C, first.D + second.D, delays, first.y + second.y)
+    return Jacobians(A, B, C, first.D + second.D, delays, first.y + second.y, _mixed(first, second))
+
+
+def _mixed(first: Jacobians, second: Jacobians) -> int:
+    """That of the one with states, where the other has none."""
+    return 0 if first.delays.size and second.delays.size else first.mixed + second.mixed
 
 
 def _corner(first: Real, below: Real, second: Real) -> Real:
@@ -276,15 +281,19 @@ def _move(x: Any, work: Any, a: Any, rings: Any, mixed: Any) -> Any:
     d, v = work[0], work[1]
     if mixed:
         np.dot(np.ascontiguousarray(x[:, :mixed]), np.ascontiguousarray(a[:, :mixed]).T, v)
-        for part in range(mixed, len(a), mixed):
-            for row in range(0, len(a), mixed):
-                own = np.empty(mixed)
-                for i in range(mixed):
-                    own[i] = a[row + i, part + i]
-                for k in range(len(x)):
+        own = np.empty((len(a) // mixed, len(a)))  # what every unit gives to itself
+        for row in range(len(own)):
+            for i in range(mixed, len(a)):
+                own[row, i] = a[row * mixed + i % mixed, i]
+        for k in range(len(x)):
+            old, new = x[k], v[k]
+            for row in range(len(own)):
+                goal = new[row * mixed : (row + 1) * mixed]
+                for part in range(mixed, len(a), mixed):
+                    factor, own_old = own[row, part : part + mixed], old[part : part + mixed]
                     for i in range(mixed):
-                        v[k, row + i] += own[i] * x[k, part + i]
-        x[:] = v
+                        goal[i] += factor[i] * own_old[i]
+            old[:] = new
     elif x.shape[1] == delays.size:
         np.dot(x, a.T, v)
         x[:] = v
@@ -352,6 +361,21 @@ def _grow(x: Any, work: Any, A: Any, n_frames: Any, rings: Any, mixed: Any, ever
     return since
 
 
+@inline
+def _product(x: Any, i: Any, j: Any) -> Any:
+    """The scalar product of two rows."""
+    size = x.shape[1]
+    whole, found = size // len(WIDE) * len(WIDE), 0.0
+    if whole:
+        sums = load(x, i * size, WIDE, WIDE) * load(x, j * size, WIDE, WIDE)
+        for k in range(len(WIDE), whole, len(WIDE)):
+            sums = fma(load(x, i * size + k, WIDE, WIDE), load(x, j * size + k, WIDE, WIDE), sums)
+        found = total(sums)
+    for k in range(whole, size):
+        found = fma(x[i, k], x[j, k], found)
+    return found
+
+
 @kernel
 def _orthonormalise(x: Any, logs: Any) -> Any:
     """Rows of x made orthonormal in place, block after block: the logarithms of their lengths go to ``logs``.
@@ -360,22 +384,22 @@ def _orthonormalise(x: Any, logs: Any) -> Any:
     """
     n, size = x.shape
     for i in range(n):
-        logs[i] = np.sqrt(dot(x[i], x[i]))  # for now, to compare with
+        logs[i] = np.sqrt(_product(x, i, i))  # for now, to compare with
     for start in range(0, n, BLOCK):
         stop = min(n, start + BLOCK)
         for i in range(start, stop):
-            length = np.sqrt(dot(x[i], x[i]))
+            length = np.sqrt(_product(x, i, i))
             if length <= size * 2.2e-16 * logs[i]:
                 x[i] = 0
                 logs[i] = -np.inf
                 continue
             logs[i] = np.log(length)
-            for k in range(size):
-                x[i, k] /= length
+            row = x[i]
+            row /= length
             for j in range(i + 1, stop):
-                along = dot(x[i], x[j])
+                along, other = _product(x, i, j), x[j]
                 for k in range(size):
-                    x[j, k] -= along * x[i, k]
+                    other[k] -= along * row[k]
         if stop < n:
             # halves, halves of halves, ...: the largest that ends here clears as many rows after it
             many = stop & -stop

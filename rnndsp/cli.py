@@ -168,28 +168,54 @@ def process(
 @app.command()
 def analyze(
     filter_spec: FilterArgument,
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the page and its plots.")],
-    sample_rate: Annotated[float, typer.Option(metavar="HZ", help="For built-in filters.")] = 48000.0,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="DIR", help="Folder for the page and its plots.")
+    ] = None,
+    sample_rate: Annotated[
+        float | None, typer.Option(metavar="HZ", help="For filters that do not say their own; 48000 for built-in ones.")
+    ] = None,
     control: Settings = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print all numbers as JSON in place of the table.")] = False,
+    sweep: Annotated[bool, typer.Option("--sweep", help="Turn each control over its range: how many rest states?")] = (
+        False
+    ),
+    sweep_only: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Turn this control only; may be repeated.")
+    ] = None,
     force: Force = False,
 ) -> None:
-    """Say whether a filter is stable, in which sense, and show its poles and responses.
+    """Say whether a filter is stable, in which sense, where it rests, how it sounds, and show it.
 
-    Prints one verdict a property, and writes index.html with plots.
+    Prints a table of verdicts, or with --json an object with all numbers, and writes index.html with plots where -o
+    says so. Of nonlinear filters it searches the rest states, and what has to be played to get from one to another.
 
     [bold]Examples[/bold]
 
     rnndsp analyze reverb:t60_s=2 -o hall
 
-    rnndsp analyze my_amp.safetensors -o amp -c drive=0.8
+    rnndsp analyze my_amp.safetensors -o amp -c drive=0.8 --sweep
+
+    rnndsp analyze my_amp.safetensors --json
     """
+    import json
+
     from rnndsp import report
 
-    controls = parse_controls(control)
-    filt = find(filter_spec, sample_rate)
-    page = report.analyze(filt, output, name=filter_spec, controls=controls, force=force)
-    typer.echo(str(filt.stability(controls=controls)))
-    typer.echo(f"\n{page}")
+    filt = find(filter_spec, 48000.0 if sample_rate is None else sample_rate)
+    if sweep and not filt.controls:
+        raise ParameterError(f"--sweep: {filter_spec} has no controls to turn")
+    swept = [knob.name for knob in filt.controls] if sweep else list(dict.fromkeys(sweep_only or []))
+    found = report.find_out(filt, filter_spec, sample_rate, None, parse_controls(control), swept)
+    page = None
+    if output is not None:
+        with progress_bar(filter_spec) as progress:
+            page = report.write(found, output, force=force, progress=progress)
+    if as_json:
+        typer.echo(json.dumps(found.as_dict(), indent=2, allow_nan=False, ensure_ascii=False))
+    else:
+        typer.echo(found.text())
+    if page is not None:
+        typer.echo(page if as_json else f"\n{page}", err=as_json)
 
 
 @app.command()

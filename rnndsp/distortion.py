@@ -468,7 +468,7 @@ def aliasing(
 ) -> Aliasing:
     r"""Aliasing-to-signal ratio of sines: how much of the output is neither DC nor a harmonic of the input.
 
-    .. math:: \frac{\sum_{j \notin \{0, k, 2k, \dots\}} |Y_j|^2}{\sum_{n k < N/2} |Y_{n k}|^2}
+    .. math:: \frac{\sum_{j \notin \{0, k, 2k, \dots\}} |Y_j|^2}{\sum_{n \ge 1,\, n k < N/2} |Y_{n k}|^2}
 
     with Y the spectrum of a window of N frames that holds k cycles. The fundamental counts as signal, DC as neither.
 

@@ -567,11 +567,11 @@ class Filter(ABC):
 
         return stability.spectral_radius(self, state, u, controls=controls)
 
-    def stability(self, *, controls: Controls | None = None) -> StabilityReport:
+    def stability(self, *, input_bound: float = 1.0, controls: Controls | None = None) -> StabilityReport:
         """One verdict for each stability property, with its hypotheses: see :func:`rnndsp.stability.report`."""
         from rnndsp import stability
 
-        return stability.report(self, controls=controls)
+        return stability.report(self, input_bound=input_bound, controls=controls)
 
     def save(self, path: str | os.PathLike[str], *, force: bool = False) -> None:
         """Write the filter to one file that :func:`rnndsp.load` reads back, equal to the bit."""

@@ -21,6 +21,7 @@ from rnndsp.composition import Series
 from rnndsp.errors import RnndspError
 from rnndsp.filter import Control, Filter
 from rnndsp.plots._style import duration
+from rnndsp.plots.certificates import BADGES
 from rnndsp.stability import Property, StabilityReport, Verdict
 from rnndsp.stability.overview import certified
 from rnndsp.stability.spectrum import in_words, n_lines, pole_cost
@@ -51,12 +52,6 @@ MOST_LETTERS = 300
 # Pixels of the page for an inch of a figure, and of the file, which sharp screens show.
 PAGE_DPI, FILE_DPI = 80, 120
 
-BADGES = {
-    Verdict.PROVED: ("✓", "#d9efe4", "#0b4f36"),
-    Verdict.REFUTED: ("✗", "#fbe0d3", "#7d2b00"),
-    Verdict.LOCAL: ("◐", "#fdf0c8", "#5c4300"),
-    Verdict.UNKNOWN: ("?", "#e6e9ed", "#37414d"),
-}
 BADGE = "display:inline-block;padding:.12rem .6rem;border-radius:.8rem;font-size:.82rem;max-width:12rem"
 
 # "div" makes these rules stronger than those of Jupyter.
@@ -102,10 +97,15 @@ def shortened(text: str, n_letters: int) -> str:
     return text if len(text) <= n_letters else text[: n_letters - 3] + "..."
 
 
-def drawn(draw: Callable[[Axes], Any], width: float = 7.0, height: float = 4.4, dpi: float = 130) -> tuple[Any, bytes]:
-    """What ``draw`` returns, and the picture as PNG; no pyplot, so nothing is left open."""
+def drawn(
+    draw: Callable[[Any], Any], width: float = 7.0, height: float = 4.4, dpi: float = 130, *, n_rows: int = 1
+) -> tuple[Any, bytes]:
+    """What ``draw`` returns, and the picture as PNG; no pyplot, so nothing is left open.
+
+    With several rows ``draw`` gets an array of axes, which share the horizontal one.
+    """
     figure = Figure((width, height), dpi=dpi, layout="constrained")
-    artists = draw(figure.add_subplot())
+    artists = draw(figure.subplots(n_rows, sharex=True))
     png = BytesIO()
     figure.savefig(png, format="png")
     return artists, png.getvalue()

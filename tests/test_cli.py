@@ -1,5 +1,6 @@
 """The command line, run as a user runs it: real files in, files out, one clear line for what goes wrong."""
 
+import json
 import os
 import re
 import subprocess
@@ -9,8 +10,9 @@ import numpy as np
 import pytest
 import soundfile
 from scipy import signal
+from test_captures import capture
 
-from rnndsp import Feedback, Knobs, gain, midi
+from rnndsp import Feedback, Knobs, gain, midi, report
 from rnndsp.filters import LSTM, SOS, Dense, named
 
 RATE = 48000
@@ -81,10 +83,87 @@ def test_analyze(folder):
 
 
 def test_analyze_takes_controls(folder):
-    low, high = (run(folder, "analyze", "overdrive", "-o", f"d{drive}", "-c", f"drive={drive}") for drive in (0, 1))
+    low, high = (run(folder, "analyze", "overdrive", "-c", f"drive={drive}") for drive in (0, 1))
     assert "drive=0.0" in low.stdout and "drive=1.0" in high.stdout
     factor = [re.search(r"factor ([0-9.]+)", done.stdout)[1] for done in (low, high)]
     assert factor[0] != factor[1]
+
+
+def test_analyze_as_json(folder):
+    before = set(folder.iterdir())
+    done = run(folder, "analyze", "overdrive", "--json", "-c", "drive=0.25")
+    assert set(folder.iterdir()) == before and done.stderr == ""
+    found = json.loads(done.stdout, parse_constant=lambda constant: pytest.fail(constant))
+    assert (
+        found["controls"]["drive"]["value"] == 0.25 and found["sample_rate"] == RATE and len(found["properties"]) == 5
+    )
+    amp = named("overdrive", sample_rate=RATE)
+    assert found == report.as_dict(amp, name="overdrive", controls={"drive": 0.25})
+    done = run(folder, "analyze", "lowpass", "--json", "-o", "page")
+    assert json.loads(done.stdout)["small_signal"]["n_poles"] == 2 and "index.html" in done.stderr
+    # the numbers of the page
+    t60 = json.loads(done.stdout)["small_signal"]["t60_s"]
+    assert f"by 60 dB in {1000 * t60:.3g} ms" in (folder / "page" / "index.html").read_text()
+
+
+def test_analyze_without_a_folder_writes_nothing(folder):
+    before = set(folder.iterdir())
+    done = run(folder, "analyze", "echo")
+    assert set(folder.iterdir()) == before and re.search(r"contraction +proved", done.stdout)
+
+
+def test_analyze_a_capture_over_its_knob(folder, data_path):
+    """Published: TS9 has a second rest state, at 1 kHz 6.9 dB quieter, between .45 and .617 of its knob only."""
+    path = data_path / "models" / "guitarml" / "NeuralPi_TS9.json"
+    if not path.is_file():
+        pytest.skip(f"no captures: {path} is absent")
+    capture(path).save(folder / "ts9.safetensors")
+    done = run(folder, "analyze", "ts9.safetensors", "--json", "--sweep", "--sample-rate", "44100")
+    found = json.loads(done.stdout)
+    first, second = found["rest_states"]
+    assert first["power_on"] and first["share"] == pytest.approx(0.75, abs=0.1)
+    assert first["gain_db"][0] - second["gain_db"][0] == pytest.approx(6.9, abs=0.1)
+    assert found["sweeps"]["knob1"]["boundaries"] == pytest.approx([0.4495, 0.6169], abs=2e-3)
+    assert {(move["start"], move["end"]) for move in found["transitions"]} == {("power-on", "B"), ("B", "A")}
+    (thump,) = (move for move in found["transitions"] if move["start"] == "power-on")
+    assert thump["stimulus"] == "DC" and 0.2 < thump["level"] < 0.5
+    verdicts = {row["name"]: row["verdict"] for row in found["properties"]}
+    assert verdicts["unique rest state"] == verdicts["contraction"] == "refuted"
+    other = json.loads(run(folder, "analyze", "ts9.safetensors", "--json", "-c", "knob1=1").stdout)
+    assert len(other["rest_states"]) == 1 and other["sample_rate"] is None and other["rest_probe"]["rate_assumed"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["overdrive", "-c", "drve=0.5"], "drive"),
+        (["overdrive", "-c", "drive=1.5"], "drive"),
+        (["overdrive", "-c", "drive=nan"], "drive"),
+        (["overdrive", "--sweep-only", "drve"], "drive"),
+        (["lowpass", "--sweep"], "no controls"),
+        (["lowpass", "-o", "mono.wav"], "mono.wav"),
+        (["lowpass", "-o", "full"], "--force"),
+        (["absent.safetensors"], "there is no file"),
+        (["mono.wav"], "mono.wav"),
+        (["other_rate.safetensors", "--sample-rate", "48000"], "44100"),
+        (["lowpass", "--sample-rate", "-1"], "-1"),
+    ],
+)
+def test_analyze_says_in_one_line_what_is_wrong(folder, arguments, says):
+    bad_files(folder)
+    (folder / "full").mkdir()
+    (folder / "full" / "index.html").write_text("precious")
+    done = run(folder, "analyze", *arguments, "--json", code=2)
+    assert says.strip("-") in done.stderr and done.stdout == ""
+    assert done.stderr.strip().count("\n") == 0 and done.stderr.startswith("rnndsp: ")
+    assert [path.name for path in (folder / "full").iterdir()] == ["index.html"]
+
+
+def test_analyze_what_blows_up(folder):
+    bad_files(folder)
+    found = json.loads(run(folder, "analyze", "blows_up.safetensors", "--json").stdout)
+    assert {row["verdict"] for row in found["properties"]} == {"refuted", "proved"}
+    assert found["small_signal"]["t60_samples"] is None and found["small_signal"]["spectral_radius"] > 1
 
 
 def test_filters_lists_every_name(folder):

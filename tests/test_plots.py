@@ -1,20 +1,15 @@
-"""Plots and the report: what is drawn are the numbers of the filter, and a page is written whole or not at all."""
-
-import os
-import re
-from base64 import b64decode
+"""Plots: what is drawn are the numbers of the filter."""
 
 import matplotlib
 import numpy as np
 import pytest
 import scipy.signal
 
-from rnndsp import plots, report, stability
-from rnndsp.composition import Feedback, Knobs
-from rnndsp.errors import NonFiniteError, ParameterError
+from rnndsp import plots, stability
+from rnndsp.composition import Feedback
+from rnndsp.errors import ParameterError
 from rnndsp.filters.dense import Dense
 from rnndsp.filters.lstm import LSTM
-from rnndsp.framed import Framed
 from rnndsp.plots import responses
 from rnndsp.response import impulse_response
 from rnndsp.statespace import DelayStateSpace, StateSpace, gain
@@ -24,7 +19,6 @@ matplotlib.use("Agg")
 from matplotlib import pyplot  # after the choice of backend
 
 RATE = 48000.0
-PNG = b"\x89PNG\r\n\x1a\n"
 
 
 @pytest.fixture
@@ -66,7 +60,7 @@ def tick_labels(axis):
 
 
 def test_poles_are_drawn_where_they_are(ax, butterworth):
-    fading, lasting = plots.pole_plot(butterworth, ax=ax)
+    fading, lasting, *_ = plots.pole_plot(butterworth, ax=ax)
     np.testing.assert_array_equal(points(fading), butterworth.poles())
     assert points(lasting).size == 0
     assert {"0 Hz", "5 kHz", "10 kHz", "24 kHz", "1 ms"} <= set(texts(ax))
@@ -77,13 +71,21 @@ def test_poles_are_drawn_where_they_are(ax, butterworth):
 
 
 def test_poles_outside_the_circle_look_different(ax, oscillator):
-    fading, lasting = plots.pole_plot(oscillator, ax=ax)
+    fading, lasting, *_ = plots.pole_plot(oscillator, ax=ax)
     assert points(fading).size == 0
     np.testing.assert_array_equal(points(lasting), oscillator.poles())
     assert (fading.get_marker(), fading.get_color()) != (lasting.get_marker(), lasting.get_color())
     assert fading.get_marker() != lasting.get_marker()
     assert "0.5 $f_s$" in texts(ax)
     assert "1.00142" in ax.get_title()
+
+
+def test_zeros_and_hidden_modes(ax, butterworth):
+    _, _, rings, hidden = plots.pole_plot(butterworth >> StateSpace([[0.5]], [[1]], [[0]], [[1]]), ax=ax)
+    # four zeros at -1, which rounding spreads; that of the second part hides its pole
+    np.testing.assert_allclose(np.sort(points(rings).real), [-1, -1, -1, -1, 0.5], atol=1e-2)
+    np.testing.assert_allclose(points(hidden), [0.5], atol=1e-9)
+    assert ax.get_title().endswith("○ 5 zeros, □ hidden: 1")
 
 
 def test_poles_on_top_of_each_other_are_counted(ax):
@@ -94,12 +96,12 @@ def test_poles_on_top_of_each_other_are_counted(ax):
 def test_known_poles_are_not_computed_again(ax, comb, monkeypatch):
     known = comb.poles()
     monkeypatch.setattr(stability, "poles", None)
-    fading, _ = plots.pole_plot(comb, poles=known, ax=ax)
+    fading, *_ = plots.pole_plot(comb, poles=known, ax=ax)
     assert points(fading).size == 480
 
 
 def test_without_axes_one_figure_is_opened(butterworth):
-    fading, _ = plots.pole_plot(butterworth)
+    fading, *_ = plots.pole_plot(butterworth)
     assert [pyplot.figure(n) for n in pyplot.get_fignums()] == [fading.figure]
 
 
@@ -146,6 +148,38 @@ def test_frozen_poles_outside_and_none_at_all(ax):
     assert len(inside.get_offsets()) == 3
     assert colorbar.ax.get_ylabel() == "time (samples)"
     plots.frozen_pole_plot(stability.FrozenPoles(np.zeros(0, int), np.zeros((0, 2), complex)), ax=ax)
+
+
+# ---- certificates
+
+
+def test_certificates(ax):
+    values = (0.01, 0.0, 5.0, np.inf, np.nan)
+    tests = [stability.Test(str(i), "contraction", value) for i, value in enumerate(values)]
+    tests.append(stability.Test("half", "", 1, 2))
+    rows = [
+        stability.Property("contraction", stability.Verdict.LOCAL, "", tests=tuple(tests)),
+        stability.Property("decay", stability.Verdict.REFUTED, ""),
+    ]
+    bars = plots.certificate_plot(rows, ax=ax)
+    # to the left in decades where passed, to the right where not, cut off at four
+    ends = {name: bar.get_width() for (_, name), bar in bars.items()}
+    expected = {"0": -2, "1": -4, "2": np.log10(5), "3": 4, "4": 0, "half": np.log10(0.5)}
+    assert ends == pytest.approx(expected, abs=1e-12)
+    assert [bool(bar.get_hatch()) for bar in bars.values()] == [False, False, True, True, True, False]
+    markers = [line.get_marker() for line in ax.lines if len(line.get_xdata()) == 1]
+    assert markers == ["o", "<", "X", ">", "o"]
+    assert {"◐ holds at these operating points only", "✗ refuted", "∞", "0.01"} <= set(texts(ax))
+    assert any("nan" in text for text in texts(ax))
+
+
+def test_certificates_without_any_test(ax, butterworth):
+    assert plots.certificate_plot(butterworth.stability(), ax=ax) == {}
+    assert texts(ax).count("✓ proved") == 5
+    pyplot.close("all")
+    bars = plots.certificate_plot(LSTM(1, 3, seed=0).stability())
+    (number,) = pyplot.get_fignums()
+    assert len(bars) == len(pyplot.figure(number).axes[0].patches) - 5
 
 
 # ---- responses
@@ -204,6 +238,24 @@ def test_decay_time_of_one_pole(ax):
 def test_no_decay_time_where_nothing_decays(ax, oscillator):
     (line,) = plots.decay_plot(oscillator, ax=ax)
     assert "60 dB" not in line.get_label()
+
+
+def test_octaves_of_two_modes(ax):
+    """A low mode of 0.5 s and a high one of 0.2 s: each octave shows its own."""
+    radii, w = 10 ** (-3 / (RATE * np.array([0.5, 0.2]))), 2 * np.pi * np.array([250, 4000]) / RATE
+    modes = [
+        StateSpace(r * np.array([[np.cos(a), np.sin(a)], [-np.sin(a), np.cos(a)]]), [[1], [0]], [[1, 0]], [[0]])
+        for r, a in zip(radii, w, strict=True)
+    ]
+    lines = plots.octave_decay_plot((modes[0] + modes[1]).replace(sample_rate=RATE), ax=ax)
+    assert list(lines) == [62.5 * 2.0**k for k in range(9)]
+    for centre, t60 in ((250, 0.5), (4000, 0.2)):
+        number, unit = lines[centre].get_label().split()[2:]
+        assert float(number) * {"s": 1, "ms": 1e-3}[unit] == pytest.approx(t60, rel=0.02)
+    with pytest.raises(ParameterError, match="sample rate"):
+        plots.octave_decay_plot(modes[0], ax=ax)
+    with pytest.raises(ParameterError, match="output=1"):
+        plots.octave_decay_plot(modes[0].replace(sample_rate=RATE), output=1, ax=ax)
 
 
 def test_half_power_at_the_cutoff(ax, butterworth):
@@ -277,124 +329,3 @@ def test_without_validation_the_last_epoch_counts(ax):
 def test_no_epochs_at_all(ax):
     assert all(points(line).size == 0 for line in plots.history_plot([], ax=ax))
     ax.figure.canvas.draw()
-
-
-# ---- the page
-
-
-def embedded(page):
-    return [b64decode(data) for data in re.findall(r'src="data:image/png;base64,([^"]+)"', page)]
-
-
-def test_page_of_a_linear_filter(tmp_path, butterworth):
-    index = report.analyze(butterworth, tmp_path / "new" / "page", name="Low <& pass>")
-    page = index.read_text(encoding="utf-8")
-    assert index == tmp_path / "new" / "page" / "index.html"
-    assert "<h1>Low &lt;&amp; pass&gt;</h1>" in page
-    assert all(f'<th scope="row">{row.name}</th>' in page for row in butterworth.stability())
-    assert page.count("✓ proved") == 5
-    assert "needs 2.88 ms to fade by 60 dB" in page and "within 3 dB of that up to 99" in page
-    assert "<script" not in page and "http" not in page
-    files = {path.name: path.read_bytes() for path in index.parent.glob("*.png")}
-    names = {"poles", "pole_decay", "impulse_response", "energy_decay", "frequency_response"}
-    assert set(files) == {f"{name}.png" for name in names}
-    assert sorted(embedded(page)) == sorted(files.values())
-    assert all(png.startswith(PNG) for png in files.values())
-    # nothing temporary is left, no figure is open
-    assert {path.name for path in index.parent.iterdir()} == {*files, "index.html"}
-    assert not pyplot.get_fignums()
-
-
-def test_page_of_a_cell_with_a_signal(tmp_path, cell):
-    u = 0.5 * np.random.default_rng(0).standard_normal(5000).astype(np.float32)
-    page = report.analyze(cell, tmp_path, sample_rate=RATE, signal=u).read_text(encoding="utf-8")
-    assert "48000 Hz" in page and "LSTM → StateSpace" in page
-    assert "? unknown" in page and "◐ holds at these operating points only" in page
-    assert (tmp_path / "frozen_poles.png").exists() and (tmp_path / "spectrogram.png").exists()
-    assert len(embedded(page)) == 7
-
-
-def test_page_of_an_unstable_filter(tmp_path, oscillator):
-    page = report.analyze(oscillator, tmp_path).read_text(encoding="utf-8")
-    assert "✗ refuted" in page
-    assert "60 dB louder after 4,860 samples" in page
-    assert not (tmp_path / "energy_decay.png").exists()
-
-
-def test_a_filter_that_blows_up_still_has_a_page(tmp_path):
-    wild = Feedback(gain(50.0), 3.0, delay=1, allow_unstable=True)
-    with pytest.raises(NonFiniteError):
-        wild(np.ones(1000))
-    page = report.analyze(wild, tmp_path, signal=np.ones(5000)).read_text(encoding="utf-8")
-    assert "blew up" in page and len(embedded(page)) == 4
-
-
-@pytest.mark.parametrize("filt", [Dense(1, 2, seed=0), gain(0.5), gain(0.0)])
-def test_page_of_a_filter_without_memory(tmp_path, filt):
-    page = report.analyze(filt, tmp_path).read_text(encoding="utf-8")
-    assert "No poles to draw" in page and len(embedded(page)) == 2
-
-
-def test_page_of_a_filter_that_works_in_frames(tmp_path):
-    framed = Framed.spectral_gain(np.ones(33), n_fft=64)
-    page = report.analyze(framed, tmp_path, sample_rate=RATE).read_text(encoding="utf-8")
-    assert "only every 16 samples" in page and len(embedded(page)) == 1
-
-
-def test_a_page_is_replaced_only_by_force(tmp_path, butterworth):
-    index = report.analyze(gain(0.5), tmp_path)
-    before = index.read_bytes()
-    with pytest.raises(ParameterError, match="-f"):
-        report.analyze(butterworth, tmp_path)
-    assert index.read_bytes() == before
-    report.analyze(butterworth, tmp_path, force=True)
-    assert index.read_bytes() != before
-
-
-def test_pictures_of_others_are_not_overwritten(tmp_path, butterworth):
-    (tmp_path / "poles.png").write_bytes(b"mine")
-    with pytest.raises(ParameterError, match=r"poles\.png"):
-        report.analyze(butterworth, tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["poles.png"]
-
-
-def test_an_interrupted_page_leaves_nothing(tmp_path, butterworth, monkeypatch):
-    monkeypatch.setattr(report, "_page", lambda *_: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        report.analyze(butterworth, tmp_path)
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_directory_that_cannot_be_written(tmp_path, butterworth):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(ParameterError, match="cannot make the directory"):
-        report.analyze(butterworth, tmp_path / "file" / "page")
-    if os.geteuid():  # root may write everywhere
-        tmp_path.chmod(0o500)
-        with pytest.raises(ParameterError, match="cannot write"):
-            report.analyze(butterworth, tmp_path)
-        tmp_path.chmod(0o700)
-
-
-@pytest.mark.parametrize("signal", [np.zeros((10, 2)), np.zeros(0), np.ones(5, int), np.full(5, np.nan)])
-def test_signals_that_do_not_fit(tmp_path, butterworth, signal):
-    with pytest.raises(ParameterError, match="signal"):
-        report.analyze(butterworth, tmp_path, signal=signal)
-    assert not list(tmp_path.iterdir())
-
-
-def test_knobs_are_turned(tmp_path):
-    knob = Knobs(LSTM(2, 3, seed=0), {"drive": 0.5})
-    page = report.analyze(knob, tmp_path / "a", controls={"drive": 1.0}).read_text(encoding="utf-8")
-    assert "drive = 1" in page and "controls at drive=1.0" in page
-    other = report.analyze(knob, tmp_path / "b").read_text(encoding="utf-8")
-    assert "drive = 0.5" in other and not set(embedded(page)) & set(embedded(other))
-    for wrong in ({"drive": 2.0}, {"gain": 1.0}):
-        with pytest.raises(ParameterError, match=r"drive"):
-            report.analyze(knob, tmp_path / "c", controls=wrong)
-    assert not (tmp_path / "c").exists()
-
-
-def test_another_sample_rate_is_refused(tmp_path, butterworth):
-    with pytest.raises(ParameterError, match="48000"):
-        report.analyze(butterworth, tmp_path, sample_rate=44100)

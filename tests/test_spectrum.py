@@ -334,3 +334,9 @@ def test_minimum_phase_has_the_gain_of_its_first_sample():
         filt = StateSpace(*signal.tf2ss([2.0, -2.0 * zero], [1.0, -0.6]))
         mean = np.mean(np.log(np.abs(filt.frequency_response(w))))
         assert (abs(mean - np.log(2.0)) < 1e-12) == is_minimum_phase(filt)
+
+
+def test_hidden_modes_where_numbers_run_over():
+    beyond = StateSpace(np.full((2, 2), 1e308), np.ones((2, 1)), np.ones((1, 2)), [[0.0]])
+    with np.errstate(all="ignore"):
+        assert len(hidden_modes(beyond)) <= 2

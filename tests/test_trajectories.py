@@ -7,13 +7,15 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 from matplotlib import pyplot
-from scipy.linalg import solve_discrete_lyapunov
+from scipy.linalg import block_diag, solve_discrete_lyapunov
+from scipy.optimize import linear_sum_assignment
 
 import rnndsp
 from rnndsp import Feedback, Framed, Knobs, NonFiniteError, ParameterError, StateSpace, gain, plots, stability
 from rnndsp._tangents import Jacobians
 from rnndsp.engine import Cell, Stage
 from rnndsp.filters import GRU, LSTM, DelayStateSpace, Dense, Elman, FeedbackDelayNetwork, StateVariable
+from rnndsp.stability import trajectories
 from rnndsp.state import Field
 from tests.all_filters import FILTERS
 
@@ -318,6 +320,58 @@ def test_frozen_poles_of_units_that_remember_alone():
     assert stability.frozen_poles(gain(2.0), np.zeros(5)).poles.shape == (5, 0)
 
 
+def distance_of_sets(a, b):
+    """The largest distance of partners, in the pairing that makes the sum of distances smallest."""
+    far = np.abs(a[:, None] - b)
+    return np.max(far[linear_sum_assignment(far)])
+
+
+@pytest.mark.parametrize("n_units", [37, 38, 40, 101])
+def test_frozen_poles_on_both_sides_of_lapacks_change_of_method(n_units):
+    cell = LSTM(1, n_units)
+    u = np.random.default_rng(0).standard_normal(30)
+    J, _ = cell.jacobians(u[:, None], cell.rest_state())
+    frozen = stability.frozen_poles(cell, u).poles
+    assert np.all(np.diff(np.abs(frozen), axis=1) <= 1e-15)
+    for found, matrix in zip(frozen, J, strict=True):
+        assert distance_of_sets(found, np.linalg.eigvals(matrix)) < 1e-12
+
+
+def test_double_shift_against_closed_forms():
+    rng = np.random.default_rng(0)
+    n = 90
+    Q = np.linalg.qr(rng.standard_normal((n, n)))[0]
+    exact = rng.uniform(-1, 1, n)
+    turns = np.exp(1j * rng.uniform(0.1, 3, n // 2))
+    rotations = block_diag(*([[z.real, -z.imag], [z.imag, z.real]] for z in turns))
+    triangle, badly_scaled = np.triu(rng.standard_normal((n, n))), 10.0 ** rng.uniform(-8, 8, n)
+    ring = np.roll(np.eye(n), 1, axis=0)
+    for matrix, poles, tolerance in [
+        (Q @ np.diag(exact) @ Q.T, exact, 1e-13),
+        (Q @ rotations @ Q.T, np.concatenate([turns, turns.conj()]), 1e-13),
+        (triangle, np.diag(triangle), 0),  # which balancing alone solves
+        (badly_scaled[:, None] * (Q @ np.diag(exact) @ Q.T) / badly_scaled, exact, 1e-12),
+        (ring, np.exp(2j * np.pi * np.arange(n) / n), 1e-13),
+    ]:
+        before = matrix.copy()
+        assert distance_of_sets(trajectories._spectra(np.array([matrix]))[0], poles) <= tolerance
+        np.testing.assert_array_equal(matrix, before)
+    for scale in (1e-200, 1e200):  # these go another way
+        found = trajectories._spectra(np.array([scale * ring]))[0] / scale
+        assert distance_of_sets(found, np.exp(2j * np.pi * np.arange(n) / n)) < 1e-12
+    with pytest.raises(np.linalg.LinAlgError):
+        trajectories._spectra(np.full((1, n, n), np.nan))
+
+
+def test_frozen_poles_of_a_linear_filter_are_found_once(monkeypatch):
+    network = FeedbackDelayNetwork([7, 11, 13, 17], t60_s=0.01, sample_rate=48000)
+    calls = []
+    monkeypatch.setattr(trajectories, "_eigenvalues", lambda A, delays: calls.append(1) or network.poles())
+    for every in (1, 7):
+        assert stability.frozen_poles(network, np.zeros(20000), every=every).poles.shape[1] == network.n_states
+    assert len(calls) == 2
+
+
 def test_poles_keep_their_places():
     t = np.linspace(0.1, 1, 50)[:, None]
     ways = np.hstack([0.9 * np.exp(2j * t), 0.9 * np.exp(-2j * t), 0.8 - 1.5 * t + 0.1j, -0.7 + 0j * t])
@@ -367,6 +421,24 @@ def test_a_filter_that_only_linearises_gets_the_same_exponents():
 
     fast, slow = (stability.lyapunov_spectrum(system(), n_frames=300).exponents for system in (Henon, Plain))
     np.testing.assert_allclose(fast, slow, atol=1e-13)
+
+
+@pytest.mark.parametrize("wrap", [lambda cell: cell >> Dense(9, 1), lambda cell: Dense(1, 1) >> cell])
+def test_layers_without_states_change_no_exponent_and_cost_no_structure(wrap):
+    cell = LSTM(1, 9, seed=2)
+    u = np.random.default_rng(0).standard_normal(60)
+    whole = wrap(cell)
+    pieces = list(stability.jacobians(whole, u))
+    assert {piece.mixed for piece in pieces} == {9}
+    A = np.concatenate([piece.A for piece in pieces])
+    found = stability.lyapunov_spectrum(whole, u, transient=20, every=1).exponents
+    # whatever the directions to start from, their volume grows by |det J|
+    assert abs(found.sum() - np.mean(np.linalg.slogdet(A[20:])[1])) < 1e-10
+    product = np.linalg.multi_dot(A[20::-1])
+    last = stability.gradient_norms(whole, u, 21, n_starts=1).state_db[0, -1]
+    assert abs(last - 20 * np.log10(np.linalg.norm(product, 2))) < 1e-9
+    both = list(stability.jacobians(cell >> Dense(9, 1) >> LSTM(1, 3), u))
+    assert {piece.mixed for piece in both} == {0}
 
 
 def test_confidence_intervals_cover_the_truth():

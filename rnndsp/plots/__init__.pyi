@@ -1,4 +1,5 @@
 from .certificates import certificate_plot as certificate_plot
+from .decay import octave_decay_plot as octave_decay_plot
 from .distortion import aliasing_plot as aliasing_plot
 from .distortion import describing_function_plot as describing_function_plot
 from .distortion import harmonic_plot as harmonic_plot

@@ -1,3 +1,4 @@
+from .certificates import certified_level as certified_level
 from .gains import Gramians as Gramians
 from .gains import LyapunovCertificate as LyapunovCertificate
 from .gains import NormBounds as NormBounds
@@ -18,7 +19,6 @@ from .loops import open_loop as open_loop
 from .loops import root_locus as root_locus
 from .modal import Modes as Modes
 from .modal import modal_decomposition as modal_decomposition
-from .certificates import certified_level as certified_level
 from .overview import certify as certify
 from .overview import report as report
 from .points import Branch as Branch
@@ -48,9 +48,9 @@ from .spectrum import poles as poles
 from .spectrum import spectral_radius as spectral_radius
 from .spectrum import t60_s as t60_s
 from .spectrum import zeros as zeros
-from .trajectories import Contraction as Contraction
 from .stabilizing import Stabilized as Stabilized
 from .stabilizing import stabilize as stabilize
+from .trajectories import Contraction as Contraction
 from .trajectories import FrozenPoles as FrozenPoles
 from .trajectories import GradientNorms as GradientNorms
 from .trajectories import LyapunovSpectrum as LyapunovSpectrum

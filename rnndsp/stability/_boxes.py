@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rnndsp._intervals import EPS, Interval, affine, hull
+from rnndsp._intervals import EPS, Interval, affine, continuous, hull
 from rnndsp.engine import Cell, Stage
 
 __all__ = ["Box", "Matrix", "StageBox", "box_step", "jacobian", "reach", "stage_boxes", "stage_jacobian"]
@@ -52,12 +53,12 @@ class StageBox:
 
     def out(self) -> Box:
         """What the units hand on."""
-        return tuple(self._full(x) for x in self.stage.unit(*self._enter(), self.s, self.p))
+        with continuous():
+            return tuple(self._full(x) for x in self.stage.unit(*self._enter(), self.s, self.p))
 
     def slopes(self, place: int) -> tuple[Box, Box, Box]:
         """Derivatives of the outcome ``place`` by the input part and by the recurrent part of each gate, and by s."""
-        size = len(self.s[0].lo)
-        seed = tuple(np.full(size, float(k == place)) for k in range(self.stage.n_out))
+        seed = tuple(np.full(self.s[0].lo.shape, float(k == place)) for k in range(self.stage.n_out))
         da, dr, ds, _ = self.stage.adjoint(*self._enter(), self.s, self.p, seed)
         return tuple(map(self._full, da)), tuple(map(self._full, dr)), tuple(map(self._full, ds))
 
@@ -107,19 +108,21 @@ def _widened(new: Box, old: Box, growth: list[Real]) -> tuple[Box, list[Real]]:
     return tuple(wider), grown
 
 
-def reach(cell: Cell, u: Interval) -> Box | None:
-    """States that are never left for inputs in ``u``, those of rest and all with \\|h\\| <= 1 among those that enter it.
+def reach(cell: Cell, u: Interval) -> tuple[Box, Box] | None:
+    """States that are never left once entered, for inputs in ``u``; and all states after a sample or more from rest.
 
-    None where none was found: the states may grow without limit.
+    The first box is entered from the initial state and from all with \\|h\\| <= 1 beside it, and holds all states
+    that are at rest on an input in ``u``, if \\|h\\| <= 1. The second, which holds the first, has what passes on the
+    way. None where none was found: the states may grow without limit.
     """
     n = cell.n_units
-    at_rest = np.split(cell.rest_state().ravel(), len(cell.state_names))
-    x: Box = (Interval(np.full(n, -1.0), np.full(n, 1.0)), *(Interval(part) for part in at_rest[1:]))
+    start: Box = tuple(map(Interval, np.split(cell.rest_state().ravel(), len(cell.state_names))))
+    x: Box = (hull(start[0], Interval(np.full(n, -1.0), np.full(n, 1.0))), *start[1:])
     growth = [np.zeros(n)] * (2 * len(x))
     for step in range(MAX_STEPS):
         new = box_step(cell, x, u)
         if _within(new, x):
-            return _shrunk(cell, x, u)
+            return _shrunk(cell, x, u, start)
         grown = tuple(hull(a, b) for a, b in zip(x, new, strict=True))
         if not all(np.isfinite(part.mag).all() for part in grown):
             return None
@@ -128,18 +131,28 @@ def reach(cell: Cell, u: Interval) -> Box | None:
     return None
 
 
-def _shrunk(cell: Cell, x: Box, u: Interval) -> Box:
-    """A smaller box that is never left either, and that all which starts in ``x`` enters."""
+def _shrunk(cell: Cell, x: Box, u: Interval, start: Box) -> tuple[Box, Box]:
+    """A smaller box that is never left either, and that all which starts in ``x`` enters; and what leads there."""
+    passed: list[Box] = []
+    new, then = _two_steps(cell, x, start, u)
     for _ in range(SHRINK_STEPS):
-        new = box_step(cell, x, u)
+        ahead = _two_steps(cell, new, then, u)
         # intervals shrink with what enters them, but for rounding
-        if not (_within(new, x) and _within(box_step(cell, new, u), new)):
+        if not (_within(new, x) and _within(ahead[0], new)):
             break
+        passed.append(then)
         gain = max(float(np.max(1 - b.rad / np.maximum(a.rad, 1e-300))) for a, b in zip(x, new, strict=True))
-        x = new
+        x, (new, then) = new, ahead
         if gain < 1e-3:
             break
-    return x
+    return x, tuple(reduce(hull, parts) for parts in zip(x, *passed, strict=True))
+
+
+def _two_steps(cell: Cell, x: Box, y: Box, u: Interval) -> tuple[Box, Box]:
+    """:func:`box_step` from either of two boxes."""
+    both = tuple(Interval(np.stack([a.lo, b.lo]), np.stack([a.hi, b.hi])) for a, b in zip(x, y, strict=True))
+    moved = box_step(cell, both, u)
+    return tuple(part[0] for part in moved), tuple(part[1] for part in moved)
 
 
 @dataclass(frozen=True)

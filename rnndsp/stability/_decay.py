@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -96,9 +97,9 @@ def norm_below_one(A: Real) -> str | None:
 def diagonal_scaling(A: Real) -> tuple[float, Real]:
     r"""The least 2-norm of D A D^-1, D > 0 diagonal, about; and the diagonal of D.
 
-    By the smooth norms \|.\|_2p, ever nearer to the 2-norm, which are convex in log D. In a loop with this matrix
-    nothing that makes states smaller, be it a slope within [0, 1], a saturation or a longer delay, can keep it from
-    decaying.
+    By the smooth norms \|.\|_2p, ever nearer to the 2-norm, which are convex in log D. Where it is below one, nothing
+    that makes states smaller, be it a slope within [0, 1], a saturation or a longer delay, can keep a loop with this
+    matrix from decaying.
 
     References
     ----------
@@ -121,9 +122,10 @@ def diagonal_scaling(A: Real) -> tuple[float, Real]:
     el = np.abs(left[:, np.argmax(values.real)]) + 1e-6
     x = 0.5 * np.log(el / r)
     bounds, few = [(-15, 15)] * len(x), {"maxiter": 50}
+    search: Any = minimize  # whose type is too narrow for a function with its gradient
     if np.any(A):
         for p in (4, 16, 64, 256, 1024, 4096):
-            x = minimize(smooth, x, args=(p,), jac=True, method="L-BFGS-B", bounds=bounds, options=few).x
+            x = search(smooth, x, args=(p,), jac=True, method="L-BFGS-B", bounds=bounds, options=few).x
     d = np.exp(x - x.max())
     return float(np.linalg.norm(d[:, None] * A / d, 2)), d
 

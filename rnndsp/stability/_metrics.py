@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -27,19 +28,24 @@ def perron(matrix: Real) -> tuple[float, Real]:
         return 0.0, np.zeros(0)
     if not np.isfinite(matrix).all():
         return np.inf, np.ones(len(matrix))
-    # (t - M) v = 1 gives M v < t v for any t beyond the spectral radius, also where M leaves some entries alone
-    t = 1.0001 * float(np.max(np.abs(np.linalg.eigvals(matrix)))) + 1e-12
-    v = np.linalg.solve(t * np.eye(len(matrix)) - matrix, np.ones(len(matrix)))
-    v = np.maximum(v / v.max(), 1e-300)
-    return float(np.max(matrix @ v / v)), v
+    with np.errstate(all="ignore"):
+        try:
+            # (t - M) v = 1 gives M v < t v for any t beyond the spectral radius, also where M leaves some entries alone
+            t = 1.0001 * float(np.max(np.abs(np.linalg.eigvals(matrix)))) + 1e-12
+            v = np.linalg.solve(t * np.eye(len(matrix)) - matrix, np.ones(len(matrix)))
+        except np.linalg.LinAlgError:
+            v = np.ones(len(matrix))
+        v = np.fmax(v / np.max(v), 1e-300)
+        factor = float(np.max(matrix @ v / v))
+    return (factor if np.isfinite(factor) else np.inf), v
 
 
 def maximum_norm(cell: Cell, x: Box, u: Interval) -> tuple[float, Real]:
     r"""A factor by which a sample shrinks all differences in the norm max \|d_j\| / v_j, and v; 1 or more if none.
 
     For states within ``x``, which is convex, and inputs within ``u``. First by the comparison matrix of all Jacobians;
-    where that says nothing, by the worst case of each unit alone, as each row of a Jacobian is its own unit's. Ranges of
-    what enters a unit are halved until the rows are bounded well enough: a gate is not open and shut at once.
+    where that says nothing, by the worst case of each unit alone, as each row of a Jacobian is its own unit's. Ranges
+    of what enters a unit are halved until the rows are bounded well enough: a gate is not open and shut at once.
     """
     factor, v = perron(jacobian(cell, x, u)[0].mag)
     if factor < 1 - SLACK or not np.isfinite(factor):
@@ -53,7 +59,7 @@ def maximum_norm(cell: Cell, x: Box, u: Interval) -> tuple[float, Real]:
         worst = rows.max(axis=-1).ravel()
         guess = float(np.max(worst / v))
         v = np.sqrt(v * worst / worst.max()) + 1e-9  # half a step, as whole ones may swing
-    if guess >= 1 - SLACK:
+    if not guess < 1 - SLACK:
         return factor, v
     limit = 0.5 + 0.5 * guess
     return (limit if _rows_below(last, _entering(first, v), limit * v) else factor), v
@@ -77,7 +83,9 @@ class _Pieces:
     @classmethod
     def whole(cls, box: StageBox) -> _Pieces:
         variables = (*box.total, *box.r, *box.s)
-        return cls(np.arange(len(box.s[0].lo)), *(np.stack([getattr(x, end) for x in variables]) for end in ("lo", "hi")))
+        return cls(
+            np.arange(len(box.s[0].lo)), *(np.stack([getattr(x, end) for x in variables]) for end in ("lo", "hi"))
+        )
 
     @classmethod
     def sampled(cls, box: StageBox) -> _Pieces:
@@ -128,10 +136,17 @@ class _Pieces:
     def row_sums(self, box: StageBox, w: Real, slopes: Real | None = None) -> Real:
         r"""Bounds of the rows' sums of \|dy/dx\| w, shape (n_out, n_pieces)."""
         w = w.reshape(len(box.s), -1)
-        others = np.abs(box.U) @ w[0] - np.abs(np.einsum("gii->gi", box.U)) * w[0]
+        others = (np.abs(box.U) * (1 - np.eye(len(w[0])))) @ w[0]
         weights = np.concatenate([w[:1], others, w[1:]])[:, self.units]
         slopes = self.slopes(box) if slopes is None else slopes
         return np.asarray(np.einsum("kvi,vi->ki", slopes, weights) * (1 + 100 * w.size * EPS))
+
+
+def _joined(some: Sequence[_Pieces]) -> _Pieces:
+    return _Pieces(
+        np.concatenate([part.units for part in some]),
+        *(np.hstack([getattr(x, end) for x in some]) for end in ("lo", "hi")),
+    )
 
 
 def _rows_below(box: StageBox, w: Real, limit: Real) -> bool:
@@ -143,16 +158,12 @@ def _rows_below(box: StageBox, w: Real, limit: Real) -> bool:
         return np.asarray(np.max(some.row_sums(box, w) / limit[:, some.units], axis=0))
 
     for _ in range(ROUNDS):
-        pieces = pieces.take(excess(pieces) >= 1)
+        pieces = pieces.take(~(excess(pieces) < 1))
         if not pieces.units.size:
             return True
-        if pieces.units.size > MAX_PIECES or np.any(excess(pieces.centres) >= 1):
+        if pieces.units.size > MAX_PIECES or not np.all(excess(pieces.centres) < 1):
             return False
-        gains = [np.maximum(*map(excess, pieces.halves(variable))) for variable in range(len(pieces.lo))]
-        one, two = pieces.halves(np.argmin(gains, axis=0))
-        pieces = _Pieces(
-            np.concatenate([one.units, two.units]),
-            np.concatenate([one.lo, two.lo], axis=1),
-            np.concatenate([one.hi, two.hi], axis=1),
-        )
+        tried = _joined([half for variable in range(len(pieces.lo)) for half in pieces.halves(variable)])
+        gains = excess(tried).reshape(len(pieces.lo), 2, -1).max(axis=1)
+        pieces = _joined(pieces.halves(np.argmin(gains, axis=0)))
     return False

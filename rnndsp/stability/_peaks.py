@@ -4,9 +4,9 @@ About the operating point a cell is its linear part, closed by what its slopes d
 
     d[t+1] = J d[t] + B v[t] + E w[t],    z = F d + ...,    |w_i| <= D_i |z|,
 
-d and v being the deviations of state and input, z all that enters a unit, w what its slopes make of it. The peak gains T
-from w and from v to z, sums of the magnitudes of impulse responses, hold all that can add up in the course of time. So
-|z| <= T_v |v| + T D |z|, and no norm need be found in which every single sample is a step down.
+d and v being the deviations of state and input, z all that enters a unit, w what its slopes make of it. The peak gains
+T from w and from v to z, sums of the magnitudes of impulse responses, hold all that can add up in the course of time.
+So |z| <= T_v |v| + T D |z|, and no norm need be found in which every single sample is a step down.
 """
 
 from __future__ import annotations
@@ -75,7 +75,8 @@ class PeakLoop:
         for box in self.boxes:
             z.append([_mixed(box) @ part for part in S])
             through, into = stage_jacobian(box)
-            rounding = np.abs(through.mid) @ rounding + through.rad @ np.abs(S[0])
+            inexact = through.rad + (n_states + 4) * EPS * np.abs(through.mid)
+            rounding = np.abs(through.mid) @ rounding + inexact @ np.abs(S[0])
             S = [through.mid @ part for part in S]
             S[1] = S[1] + into.mid
             own = box.stage.n_out * n
@@ -98,12 +99,14 @@ class PeakLoop:
         z, growth = self.T_v @ drive * (1 + SLACK), np.inf
         for _ in range(ROUNDS):
             # the mean slope on the way from the centre: by parts, in each of which the farther end counts
-            means = [self._deviations((part + 1) / PARTS * z, (part + 1) / PARTS * drive) for part in range(PARTS)]
-            w = sum(self._answers(D, z, drive) for D in means) / PARTS
+            parts = np.linspace(0, 1, PARTS + 1)[1:, None]
+            D = self._deviations(parts * z, parts * drive)
+            w = self._answers([[tuple(d.mean(axis=1) for d in place) for place in stage] for stage in D], z, drive)
             w[-self.unrest.size :] += self.unrest
             new = (self.T_v @ drive + self.T_w @ w) * (1 + SLACK)
             if np.all(new <= z):
-                gain = perron(self._closed(means[-1]))[0]
+                whole = [[tuple(d[:, -1] for d in place) for place in stage] for stage in D]
+                gain = perron(self._closed(whole))[0]
                 n = self.boxes[0].U.shape[0] * self.boxes[0].U.shape[1]
                 return Tube(self.centre, z[n : n + self.centre.size], gain) if gain < 1 - SLACK else None
             # bounds that have no end grow ever faster after a while
@@ -113,26 +116,31 @@ class PeakLoop:
             z = 1.01 * new
         return None
 
-    def _deviations(self, z: Real, drive: Real) -> list[list[tuple[Real, Real, Real]]]:
-        """By how much the slopes of each stage's outcomes can differ: by gates' inputs, by gates' mixing, by states."""
+    def _deviations(self, z: Real, drive: Real) -> list[list[tuple[Real, ...]]]:
+        """By how much the slopes of each stage's outcomes can differ: by gates' inputs, by gates' mixing, by states.
+
+        For several z and drives, a row each, which are the second axis of what is found.
+        """
         found, first = [], 0
         for box, at_rest in zip(self.boxes, self.slopes, strict=True):
             gates, n, _ = box.U.shape
-            r, s = (part.reshape(-1, n) for part in np.split(z[first : first + (gates + len(box.s)) * n], [gates * n]))
+            own = z[:, first : first + (gates + len(box.s)) * n].reshape(len(z), -1, n).swapaxes(0, 1)
+            r, s = np.split(own, [gates])
             first += (gates + len(box.s)) * n
-            a = np.abs(box.W) @ drive
+            a = np.einsum("gnk,pk->gpn", np.abs(box.W), drive)
             near = replace(
                 box, a=_around(box.a, a), r=_around(box.r, r), total=_around(box.total, a + r), s=_around(box.s, s)
             )
+            near.out()  # a TypeError where a unit jumps
             found.append(
                 [
-                    tuple(_apart(some, rest) for some, rest in zip(near.slopes(place), own, strict=True))
-                    for place, own in enumerate(at_rest)
+                    tuple(_apart(some, rest) for some, rest in zip(near.slopes(place), slopes, strict=True))
+                    for place, slopes in enumerate(at_rest)
                 ]
             )
         return found
 
-    def _answers(self, D: list[list[tuple[Real, Real, Real]]], z: Real, drive: Real) -> Real:
+    def _answers(self, D: list[list[tuple[Real, ...]]], z: Real, drive: Real) -> Real:
         """What w can be."""
         w, first = [], 0
         for box, places in zip(self.boxes, D, strict=True):
@@ -143,7 +151,7 @@ class PeakLoop:
             w += [(da * a).sum(0) + (np.vstack([dr, ds]) * own).sum(0) for da, dr, ds in places]
         return np.concatenate(w)
 
-    def _closed(self, D: list[list[tuple[Real, Real, Real]]]) -> Real:
+    def _closed(self, D: list[list[tuple[Real, ...]]]) -> Real:
         """T D."""
         columns, first = [], 0
         for box, places in zip(self.boxes, D, strict=True):
@@ -177,6 +185,8 @@ def _peak_gains(F: Real, J: Real, start: Real, rounding: Real) -> Real | None:
     What is left after N samples, and what rounding adds at each, starts the same sum again: S <= S_N + S R.
     """
     n = len(J)
+    if np.max(np.abs(np.linalg.eigvals(J)), initial=0) > LEFT ** (1 / MAX_FRAMES):
+        return None  # it would ring for longer than is looked at
     rounding = rounding + (n + 4) * EPS * np.abs(J)
     total, passed, M = np.zeros((len(F), start.shape[1])), np.zeros(start.shape), start
     for frame in range(MAX_FRAMES):
@@ -189,7 +199,7 @@ def _peak_gains(F: Real, J: Real, start: Real, rounding: Real) -> Real | None:
             if perron(np.abs(M[:, :n]))[0] < LEFT:
                 break
     again = (np.abs(M) + rounding @ passed) * (1 + SLACK)
-    if perron(again[:, :n])[0] > 0.5:
+    if not perron(again[:, :n])[0] <= 0.5:
         return None
     whole = total[:, :n] @ np.linalg.inv(np.eye(n) - again[:, :n])
     rest = total[:, n:] + whole @ again[:, n:]

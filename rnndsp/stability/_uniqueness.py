@@ -14,15 +14,16 @@ __all__ = ["only_rest"]
 
 Real = NDArray[np.float64]
 
-# Boxes looked at; rounds of narrowing one; how near to a rest state it is that one; and how far away it is not.
-MAX_BOXES, ROUNDS, NEAR, FAR = 400, 12, 1e-6, 1e3
+# Boxes looked at, times the number of states; rounds of narrowing one; how near to a rest state it is that one; and
+# how far away it is not.
+MAX_BOXES, ROUNDS, NEAR, FAR = 1600, 12, 1e-6, 1e3
 
 
 def only_rest(cell: Cell, x: Box, u: Real, rest: Real) -> bool:
     """Whether ``rest`` is the only state within ``x`` that stays as it is on the constant frame ``u``.
 
-    Parts of ``x`` are narrowed to where they lead, and by Krawczyk's operator; what vanishes holds no rest state. Where 1
-    - J is regular for all Jacobians J of a convex part, that part holds one at most.
+    Parts of ``x`` are narrowed to where they lead, and by Krawczyk's operator; what vanishes holds no rest state. Where
+    1 - J is regular for all Jacobians J of a convex part, that part holds one at most.
 
     References
     ----------
@@ -40,7 +41,7 @@ def only_rest(cell: Cell, x: Box, u: Real, rest: Real) -> bool:
         core = wider
     if core.rad.max() <= 1.5 * NEAR:
         return False
-    waiting, left = [whole], MAX_BOXES
+    waiting, left = [whole], MAX_BOXES // len(rest)
     while waiting:
         left -= 1
         if left < 0:
@@ -75,11 +76,13 @@ def _narrowed(cell: Cell, box: Interval, u: Interval, names: int) -> tuple[Inter
     J = jacobian(cell, parts, u)[0]
     one = np.eye(len(J.mid))
     try:
-        C = np.linalg.inv(one - J.mid)
+        C = np.asarray(np.linalg.inv(one - J.mid), np.float64)
     except np.linalg.LinAlgError:
         return there, False
     # 1 - C (1 - J), with room for the rounding of C
-    error = Matrix(one, np.zeros_like(one)) + Matrix(-C, np.zeros_like(C)) @ Matrix(one - J.mid, J.rad + EPS)
+    error = Matrix(one, np.zeros_like(one)) + Matrix(-C, np.zeros_like(C)) @ Matrix(
+        one - J.mid, J.rad + EPS * (1 + np.abs(J.mid))
+    )
     spread = error.mag
     regular = perron(spread)[0] < 1 - SLACK
     middle = there.mid

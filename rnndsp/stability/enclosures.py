@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from rnndsp._intervals import Interval
 from rnndsp.errors import RnndspError
-from rnndsp.stability.verdicts import Test
+from rnndsp.stability.verdicts import CONTRACTION, Test
 
 if TYPE_CHECKING:
     from rnndsp.engine import Cell
@@ -28,6 +28,7 @@ __all__ = [
     "feedback_gain",
     "filter_enclosure",
     "last_output",
+    "published_tests",
     "unbounded",
 ]
 
@@ -79,11 +80,11 @@ class Enclosure:
     Attributes
     ----------
     y : Interval
-        The output stays within; infinite where no bound is known.
+        The output stays within, from the first sample on; infinite where no bound is known.
     contraction : str
         Why any two runs on the same input converge; empty where that is not shown.
     gain : ndarray, shape (n_outputs, n_inputs), optional
-        Outputs are never further apart than this times the largest difference of the inputs there has been.
+        In the long run outputs are no further apart than this times the largest difference of the inputs.
     tests : tuple of Test
     parts : tuple of (Filter, Place)
         The filters that no composition is made of, and where each is looked at.
@@ -151,31 +152,47 @@ def cell_enclosure(cell: Cell, place: Place) -> Enclosure:
     """Of a cell, by intervals through its own units.
 
     From the initial state: by a box that is never left, and a weighted maximum norm in which all Jacobians of that box
-    shrink what they meet. Once settled: by what its slopes can add up to about rest.
+    shrink what they meet; or by a published test. Once settled: by what its slopes can add up to about rest.
     """
+    why = cell._contraction() or ""
+    try:
+        with np.errstate(all="ignore"):
+            return _settled(cell, place, why) if place.rest else _started(cell, place, why)
+    except (TypeError, ValueError, AttributeError):  # a unit that takes no intervals
+        return Enclosure(unbounded(cell.n_outputs), why, parts=((cell, place),))
+
+
+def _started(cell: Cell, place: Place, why: str) -> Enclosure:
     from rnndsp.stability._boxes import jacobian, reach
     from rnndsp.stability._metrics import SLACK, maximum_norm
 
     parts = ((cell, place),)
-    why = cell._contraction() or ""
-    try:
-        if place.rest is not None:
-            return _settled(cell, place, why)
-        x = reach(cell, place.u)
-    except (TypeError, ValueError, AttributeError):
-        return Enclosure(unbounded(cell.n_outputs), why, parts=parts)  # a unit that takes no intervals
-    if x is None:
-        return Enclosure(unbounded(cell.n_outputs), why, parts=parts)
+    published = published_tests(cell, place.u, CONTRACTION)
+    passed = next((test for test in published if test.passed), None)
+    by_norm = f"{passed.name}: {passed.value:.4g} < 1" if passed else ""
+    found = reach(cell, place.u)
+    if found is None:
+        return Enclosure(unbounded(cell.n_outputs), why or by_norm, tests=published, parts=parts)
+    x, ever = found
     factor, _ = maximum_norm(cell, x, place.u)
     name = f"weighted maximum norm of the Jacobians of {type(cell).__name__}, within what it can reach"
-    tests = (Test(name, "contraction", factor, 1 - SLACK, "ours: intervals through the units"),)
+    tests = (Test(name, CONTRACTION, factor, 1 - SLACK, "ours: intervals through the units"), *published)
     gain = None
     if factor < 1 - SLACK:
         why = why or f"a sample shrinks all differences to {factor:.6g} in a weighted maximum norm"
         J, B = jacobian(cell, x, place.u)
         gain = feedback_gain(J.mag, B.mag)
         gain = None if gain is None else gain[: cell.n_outputs, : cell.n_inputs]
-    return Enclosure(x[0], why, gain, tests, parts)
+    return Enclosure(ever[0], why or by_norm, gain, tests, parts)
+
+
+def published_tests(cell: Cell, u: Interval, of: str) -> tuple[Test, ...]:
+    """What the literature says about this property, with room for rounding."""
+    from rnndsp.stability._metrics import SLACK
+
+    with np.errstate(all="ignore"):
+        tests = cell._published_tests(u) if np.isfinite(u.mag).all() else ()
+    return tuple(replace(test, limit=1 - SLACK) for test in tests if test.shows == of)
 
 
 def _settled(cell: Cell, place: Place, why: str) -> Enclosure:
@@ -190,7 +207,7 @@ def _settled(cell: Cell, place: Place, why: str) -> Enclosure:
     name = f"peak gain of the loop of the slopes of {type(cell).__name__} about rest"
     source = "Khammash & Pearson 1991, here with slopes for disturbances"
     value = np.inf if tube is None else tube.loop_gain
-    tests = (Test(name, "contraction", value, source=source),)
+    tests = (Test(name, CONTRACTION, value, source=source),)
     if tube is None:
         return Enclosure(unbounded(cell.n_outputs), why, tests=tests, parts=parts)
     n = cell.n_outputs

@@ -159,8 +159,9 @@ def norm(
               \|H\|_\infty = \sup_\omega \sigma_{\max}(H(e^{j\omega})), \qquad
               \|h\|_1 = \max_i \sum_j \sum_t |h_{ij}[t]|
 
-    With ``p=2`` the power of the output on white noise of unit power, with ``p=numpy.inf`` the largest gain for energy,
-    that of the most favoured sine, with ``p=1`` the largest gain for peaks: inputs within +-1 come out within it.
+    With ``p=2`` the RMS level of the output on white noise of unit power, with ``p=numpy.inf`` the largest gain for
+    energy, that of the most favoured sine, with ``p=1`` the largest gain for peaks: inputs within +-1 come out within
+    it.
 
     Parameters
     ----------

@@ -359,6 +359,7 @@ def hidden_modes(
     rows: list[tuple[complex, bool, bool]] = []
     while found.size:
         near = np.abs(found - found[0]) < SAME
+        near[0] = True  # also where numbers have run over
         driven, heard = np.max(lost[:, near], axis=1)
         rows += [(complex(np.mean(found[near])), k < driven, k < heard) for k in range(max(driven, heard))]
         found, lost = found[~near], lost[:, ~near]

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+from collections import deque
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cache
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from rnndsp._checks import generator, number, whole_number
-from rnndsp._tangents import Jacobians, Tangents
+from rnndsp._tangents import LARGE, SMALL, Jacobians, Tangents
 from rnndsp.errors import NonFiniteError, ParameterError
 from rnndsp.filter import Filter, require_finite
 from rnndsp.stability._delay_poles import delay_poles
@@ -51,6 +54,8 @@ PIECE, MAX_FRAMES = 2**18, 4096
 MAX_TABLE = 2**27
 # NumPy lets other threads run only while it works on more than so many rows of matrices.
 UNLOCKED = 500
+# Above so many rows LAPACK turns to a multishift QR algorithm, which up to so many is the slower one: by 1.1 to 1.9.
+DOUBLE_SHIFT = 75, 200
 # States up to which a product of Jacobians is formed as a matrix; exponents that are found where no number is given.
 MAX_PRODUCT, MAX_EXPONENTS = 1000, 256
 # By how much directions may grow apart between two orthonormalisations: exp(SPREAD) * 2.2e-16 is the relative error.
@@ -226,7 +231,9 @@ def frozen_poles(
     Notes
     -----
     Nearly all the time goes into LAPACK's eigenvalues: those of different frames are found in as many threads as there
-    are processors.
+    are processors. From 76 to 200 states its double-shift QR algorithm is called by name, as ``eigvals`` would take the
+    multishift one, which is slower there. A linear filter whose controls stand still has the same poles at all frames;
+    they are found once, and the signal is not run.
     """
     whole_number("every", every)
     signal, here = _entering(filt, u, state, controls)
@@ -234,15 +241,22 @@ def frozen_poles(
     if index.size * filt.n_states > MAX_TABLE:
         raise ParameterError(f"{index.size} times {filt.n_states} poles are too many; raise every={every}")
     found = np.empty((index.size, filt.n_states), np.complex128)
+    controlled = signal[:, filt.n_inputs :]
+    if filt.is_linear and not np.any(controlled != controlled[:1]):
+        piece = _local(filt, signal[:1], here)
+        found[:] = _eigenvalues(piece.A, piece.delays)
+        return FrozenPoles(index, found)
+    size = max(_piece_size(filt) // 4, 1 + UNLOCKED // max(1, n_lines(filt)))
     n_threads, row = os.cpu_count() or 1, 0
-    size = max(_piece_size(filt), n_threads * (1 + UNLOCKED // max(1, n_lines(filt))))
+    tasks: deque[Future[None]] = deque()
     with _one_thread(), ThreadPoolExecutor(n_threads) as pool:
         for A, delays, n_frames in _every(filt, signal, here, every, size):
-            parts = np.array_split(A, min(len(A), n_threads))
-            stop = row + n_frames
-            # one row for all frames where the filter is the same at all of them
-            found[row:stop] = np.concatenate(list(pool.map(partial(_eigenvalues, delays=delays), parts)))
-            row = stop
+            tasks.append(pool.submit(_fill, found[row : row + n_frames], A, delays))
+            row += n_frames
+            if len(tasks) > 2 * n_threads:  # lest matrices pile up
+                tasks.popleft().result()
+        for task in tasks:
+            task.result()
     return FrozenPoles(index, found)
 
 
@@ -265,6 +279,10 @@ def _every(
             batch.clear()
 
 
+def _fill(found: Complex, A: Real, delays: NDArray[np.int64]) -> None:
+    found[:] = _eigenvalues(A, delays)
+
+
 def _eigenvalues(A: Real, delays: NDArray[np.int64]) -> Complex:
     """Poles of each frame, in the order of :func:`rnndsp.stability.poles`."""
     if np.any(delays != 1):
@@ -275,12 +293,45 @@ def _eigenvalues(A: Real, delays: NDArray[np.int64]) -> Complex:
     _, label = connected_components((A != 0).any(axis=0), directed=True, connection="strong")
     parts = [np.flatnonzero(label == k) for k in range(label.max(initial=-1) + 1)]
     try:
-        blocks = [np.linalg.eigvals(A[:, part[:, None], part]).astype(np.complex128) for part in parts]
+        blocks = [_spectra(A[:, part[:, None], part]) for part in parts]
     except np.linalg.LinAlgError as error:
         raise NonFiniteError(f"no eigenvalues ({error}): entries of the Jacobian left the range of floats") from None
     z = np.concatenate([np.zeros((len(A), 0), np.complex128), *blocks], axis=1)
     z += 0.0  # no negative zeros, which have another angle
     return np.take_along_axis(z, np.lexsort((np.angle(z), -np.abs(z))), axis=1)
+
+
+def _spectra(A: Real) -> Complex:
+    """Eigenvalues of each matrix, in any order."""
+    low, high = DOUBLE_SHIFT
+    if low < A.shape[1] <= high and SMALL < np.max(np.abs(A)) < LARGE:
+        return np.array([_double_shift(a) for a in A])
+    return np.linalg.eigvals(A).astype(np.complex128)
+
+
+def _double_shift(a: Real) -> Complex:
+    """Eigenvalues as LAPACK finds those of smaller matrices; other threads run meanwhile."""
+    n = len(a)
+    # LAPACK takes rows for columns, and the transposed matrix has the same eigenvalues
+    h, scale, tau, work, w = a.copy(), np.empty(n), np.empty(n), np.empty(32 * n), np.empty((2, n))
+    whole = np.array([n, 1, n, 0, 0, 1, work.size], np.intc)
+    size, first, last, info, no, one, n_work = (whole.ctypes.data + k * whole.itemsize for k in range(whole.size))
+    matrix = h.ctypes.data, size
+    _lapack("dgebal", 8)(b"B", size, *matrix, first, last, scale.ctypes.data, info)
+    _lapack("dgehrd", 9)(size, first, last, *matrix, tau.ctypes.data, work.ctypes.data, n_work, info)
+    w[:] = h.diagonal(), np.zeros(n)  # those that balancing has set apart
+    places = w.ctypes.data, w.ctypes.data + w.strides[0]
+    _lapack("dlahqr", 14)(no, no, size, first, last, *matrix, *places, one, one, *matrix, info)
+    return np.linalg.eigvals(a).astype(np.complex128) if whole[3] else w[0] + 1j * w[1]
+
+
+@cache
+def _lapack(name: str, n_arguments: int) -> Any:
+    """One of SciPy's LAPACK routines, by addresses: unlike those of ``scipy.linalg.lapack`` it lets go of the GIL."""
+    from numba.extending import get_cython_function_address  # here, as filters can be described without Numba
+
+    address = get_cython_function_address("scipy.linalg.cython_lapack", name)
+    return ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * n_arguments)(address)
 
 
 def track(poles: ArrayLike) -> Complex:
@@ -657,9 +708,9 @@ def gradient_norms(
 ) -> GradientNorms:
     r"""Norms of gradients through time against the lag: whether training can see that far back.
 
-    .. math:: \Bigl\| rac{\partial x_{t+k}}{\partial x_t} \Bigr\|, \quad
-              \Bigl\| rac{\partial y_{t+k}}{\partial x_t} \Bigr\|, \quad
-              \Bigl\| rac{\partial y_{t+k}}{\partial u_t} \Bigr\|
+    .. math:: \Bigl\| \frac{\partial x_{t+k}}{\partial x_t} \Bigr\|, \quad
+              \Bigl\| \frac{\partial y_{t+k}}{\partial x_t} \Bigr\|, \quad
+              \Bigl\| \frac{\partial y_{t+k}}{\partial u_t} \Bigr\|
 
     Parameters
     ----------
@@ -701,26 +752,36 @@ def gradient_norms(
     lag = np.unique(np.append(0, np.geomspace(1, max_lag, whole_number("n_lags", n_lags, least=2)).round()))
     lag = lag.astype(np.int64)
     start = _starts(len(signal) - max_lag, n_starts)
-    found = np.empty((3, start.size, lag.size))
-    passed = 0
-    for row, t in enumerate(start):
+    places, passed = [], 0
+    for t in start:
         _skip(filt, signal[passed:t], here)
-        passed, now = t, here.copy()
-        piece = _local(filt, signal[t : t + 1], now)
-        found[:, row, 0] = 0.0, _db(piece.C[0]), _db(piece.D[0])
-        state_tangents, input_tangents = Tangents(np.eye(n), piece.delays), _entered(piece)
-        state_tangents.push(piece.A, 1)
-        for place in range(1, lag.size):
-            for piece in _pieces(filt, signal[t + max(lag[place - 1], 1) : t + lag[place]], now):
-                state_tangents.push(piece.A, len(piece.y))
-                input_tangents.push(piece.A, len(piece.y))
-            C = np.asarray(filt._linearize(now, signal[t + lag[place]]).C, np.float64)
-            found[:, row, place] = (
-                _db(state_tangents.vectors, state_tangents.log_scale),
-                _db(state_tangents.outputs(C), state_tangents.log_scale),
-                _db(input_tangents.outputs(C), input_tangents.log_scale),
-            )
+        places.append(here.copy())
+        passed = t
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        rows = list(pool.map(lambda t, place: _gradients(filt, signal[t:], place, lag), start, places))
+    found = np.stack(rows, axis=1)
     return _judged(lag, start, found, filt.sample_rate)
+
+
+def _gradients(filt: Filter, signal: Real, state: State, lag: NDArray[np.int64]) -> Real:
+    """Levels in dB of the three gradients of :class:`GradientNorms` from the first frame on, a column for each lag."""
+    found = np.empty((3, lag.size))
+    piece = _local(filt, signal[:1], state)
+    found[:, 0] = 0.0, _db(piece.C[0]), _db(piece.D[0])
+    state_tangents = Tangents(np.eye(filt.n_states), piece.delays, piece.mixed)
+    input_tangents = _entered(piece)
+    state_tangents.push(piece.A, 1)
+    for place in range(1, lag.size):
+        for piece in _pieces(filt, signal[max(lag[place - 1], 1) : lag[place]], state):
+            state_tangents.push(piece.A, len(piece.y))
+            input_tangents.push(piece.A, len(piece.y))
+        C = np.asarray(filt._linearize(state, signal[lag[place]]).C, np.float64)
+        found[:, place] = (
+            _db(state_tangents.vectors, state_tangents.log_scale),
+            _db(state_tangents.outputs(C), state_tangents.log_scale),
+            _db(input_tangents.outputs(C), input_tangents.log_scale),
+        )
+    return found
 
 
 def _starts(n_frames: int, n_starts: int) -> NDArray[np.int64]:
@@ -888,7 +949,7 @@ def memory_capacity(
 ) -> MemoryCapacity:
     r"""Jaeger's short-term memory capacity: how well past inputs can be read off the state.
 
-    .. math:: MC = \sum_k \max_w rac{\mathrm{cov}^2(u[t-k],\, w^T x[t])}{\mathrm{var}(u)\, \mathrm{var}(w^T x)}
+    .. math:: MC = \sum_k \max_w \frac{\mathrm{cov}^2(u[t-k],\, w^T x[t])}{\mathrm{var}(u)\, \mathrm{var}(w^T x)}
 
     Parameters
     ----------

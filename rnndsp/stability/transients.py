@@ -513,7 +513,7 @@ def transient_growth(
     n_steps : int
         The last power.
     every : int
-        Only every so many powers, for long delay lines.
+        Only every so many powers, for long delay lines; the largest may then lie between two of them.
 
     Returns
     -------

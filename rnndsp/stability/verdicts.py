@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
-from itertools import zip_longest
 from textwrap import wrap
 from typing import Any
 
@@ -46,15 +45,15 @@ class Test:
     Attributes
     ----------
     name : str
-    property : str
-        What it shows where it is passed.
+    shows : str
+        The property that is proved where it is passed.
     value, limit : float
     source : str
         Author and year.
     """
 
     name: str
-    property: str
+    shows: str
     value: float
     limit: float = 1.0
     source: str = ""
@@ -100,7 +99,7 @@ class Property:
     @property
     def margin(self) -> float | None:
         """That of the best test which shows this property; None where no test was tried."""
-        return max((test.margin for test in self.tests if test.property == self.name), default=None)
+        return max((test.margin for test in self.tests if test.shows == self.name), default=None)
 
 
 @dataclass(frozen=True)
@@ -133,18 +132,17 @@ class StabilityReport:
         return notebook.stability_html(self)
 
     def __str__(self) -> str:
-        """A table of 100 letters a line: property, verdict, margin of the best test, what was found."""
-        widths = (26, 18, 8, 48)
-        lines = [_columns(("property", "verdict", "margin", "what was found"), widths)]
-        lines.append("-" * sum(widths))
+        """A table of 120 letters a line: property, verdict, margin of the best test, what was found."""
+        widths = (26, 12, 8, 74)
+        lines = [_columns(("property", "verdict", "margin", "what was found"), widths), "-" * sum(widths)]
         for row in self.properties:
+            verdict = "local only" if row.verdict == Verdict.LOCAL else row.verdict.value
             margin = "" if row.margin is None else f"{row.margin:.2g}" if abs(row.margin) < 1e4 else f"{row.margin:.0e}"
-            said = wrap(row.statement, widths[-1], break_on_hyphens=False)
+            said = wrap(row.statement, widths[-1], break_on_hyphens=False) or [""]
             if row.hypotheses:
                 said += wrap(f"supposing: {row.hypotheses}", widths[-1], break_on_hyphens=False)
-            verdict = wrap(row.verdict.value, widths[1] - 2)
-            cells = zip_longest([row.name], verdict, [margin], said, fillvalue="")
-            lines += [_columns(line, widths) for line in cells]
+            starts = ((row.name, verdict, margin), *[("", "", "")] * (len(said) - 1))
+            lines += [_columns((*start, line), widths) for start, line in zip(starts, said, strict=True)]
         return "\n".join(lines)
 
 

@@ -31,7 +31,7 @@ def trajectories(seconds: float = 1.0, n_frames: int = 10_000) -> Iterator[Row]:
     with threadpool_limits(1, "blas"):
         yield from _jacobians(LSTM(1, 40), rng.standard_normal(round(seconds * RATE)))
         yield from _spectrum(LSTM(1, 64), rng.standard_normal(n_frames))
-        yield from _poles(LSTM(1, 40), rng.standard_normal(300))
+        yield from _poles(LSTM(1, 40), rng.standard_normal(100))
 
 
 def _jacobians(cell: LSTM, u: Real) -> Iterator[Row]:
@@ -58,12 +58,13 @@ def _spectrum(cell: LSTM, u: Real) -> Iterator[Row]:
 
 
 def _poles(cell: LSTM, u: Real) -> Iterator[Row]:
-    J = cell.jacobians(u[:, None], cell.rest_state())[0]
-    calls = {
-        "ours": (lambda: stability.frozen_poles(cell, u), len(u)),
-        "eigvals, one thread": (lambda: np.linalg.eigvals(J), len(u)),
-    }
-    yield from _rows("frozen poles, LSTM-40", calls, {"eigvals, one thread": 1.8}, 9)
+    few, J = u[:FEW], cell.jacobians(u[:, None], cell.rest_state())[0]
+    rivals = {"eigvals, one thread": (lambda: np.linalg.eigvals(J), len(u))}
+    with suppress(ImportError):
+        rivals["PyTorch, jacrev"] = torch_poles(cell, few), FEW
+    ours = (lambda: stability.frozen_poles(cell, u)), len(u)
+    bounds = {"eigvals, one thread": 1.8, "PyTorch, jacrev": 1.0}
+    yield from _rows("frozen poles, LSTM-40", {"ours": ours, **rivals}, bounds, 30)
 
 
 def _rows(name: str, calls: Mapping[str, tuple[Call, int]], bounds: Mapping[str, float], repeats: int) -> Iterator[Row]:
@@ -195,4 +196,19 @@ def torch_spectrum(cell: LSTM, u: Real) -> Call:
             total += R.diagonal().abs().log()
         return total / len(u)
 
+    return call
+
+
+def torch_poles(cell: LSTM, u: Real) -> Call:
+    torch, jacobian = _torch_step(cell)
+
+    def call() -> Any:
+        x, poles = torch.zeros(2 * cell.n_units, dtype=torch.float64), []
+        for t in range(len(u)):
+            J, x = jacobian(x, torch.from_numpy(u[t : t + 1]))
+            poles.append(torch.linalg.eigvals(J))
+        return torch.stack(poles)
+
+    expected = stability.frozen_poles(cell, u).poles
+    np.testing.assert_allclose(np.sort(np.abs(call().numpy())), np.sort(np.abs(expected)), atol=1e-9)
     return call
