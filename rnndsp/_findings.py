@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 import rnndsp
 from rnndsp import distortion, stability
+from rnndsp._threads import one_thread
 from rnndsp.composition import Feedback
 from rnndsp.errors import ParameterError, RnndspError
 from rnndsp.filter import Filter
@@ -20,7 +21,6 @@ from rnndsp.stability import Property, RestProbe, RestSweep, StabilityReport, Ve
 from rnndsp.stability.probing import ASSUMED_RATE
 from rnndsp.stability.probing import _plain as plain
 from rnndsp.stability.spectrum import MARGIN, t60_s
-from rnndsp.stability.trajectories import _one_thread as one_thread
 from rnndsp.stability.verdicts import CONTRACTION, ISS, UNIQUE
 from rnndsp.state import State
 from rnndsp.statespace import DelayStateSpace

@@ -8,6 +8,9 @@ from typing import Any
 
 import pytest
 
+# before NumPy is loaded: several tests at a time, each on all cores, would mostly wait for one another
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 
 @pytest.fixture(scope="session")
 def data_path() -> Path:

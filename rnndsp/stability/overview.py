@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from rnndsp._threads import one_thread
 from rnndsp.errors import ParameterError
 from rnndsp.filter import Filter
 from rnndsp.stability._decay import decay_certificate, is_outside, reaches
@@ -35,6 +36,7 @@ Controls = Mapping[str, ArrayLike]
 PROPERTIES = (BOUNDED, ISS, CONTRACTION, UNIQUE, DECAY)
 
 
+@one_thread()
 def report(filt: Filter, *, input_bound: float = 1.0, controls: Controls | None = None) -> StabilityReport:
     """A verdict for each stability property: see :class:`StabilityReport`.
 
@@ -65,6 +67,7 @@ def report(filt: Filter, *, input_bound: float = 1.0, controls: Controls | None 
     return StabilityReport(tuple(case.row(name) for name in PROPERTIES), case.rest, case.poles)
 
 
+@one_thread()
 def certify(
     filt: Filter, *, property: str = CONTRACTION, input_bound: float = 1.0, controls: Controls | None = None
 ) -> Property:

@@ -7,7 +7,6 @@ import os
 from collections import deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
@@ -18,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from rnndsp._checks import generator, number, whole_number
 from rnndsp._tangents import LARGE, SMALL, Jacobians, Tangents
+from rnndsp._threads import one_thread
 from rnndsp.errors import NonFiniteError, ParameterError
 from rnndsp.filter import Filter, require_finite
 from rnndsp.stability._delay_poles import delay_poles
@@ -170,16 +170,6 @@ def _require_sane(state: State) -> None:
         raise NonFiniteError(f"the state holds NaN or infinity at sample {state.index}: see filt.stability()")
 
 
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Matrix products in one thread: those of a few hundred states lose more by waiting than they gain by sharing."""
-    import scipy.linalg  # noqa: F401 (loads the BLAS that Numba calls, or no limit would be set for it)
-    from threadpoolctl import threadpool_limits  # here, as it looks at all libraries that are loaded
-
-    with threadpool_limits(1, "blas"):
-        yield
-
-
 def _frames(matrices: Real, start: int, stop: int) -> Real:
     """A run of frames of one of the arrays in :class:`Jacobians`."""
     return matrices if len(matrices) == 1 else matrices[start:stop]
@@ -249,7 +239,7 @@ def frozen_poles(
     size = max(_piece_size(filt) // 4, 1 + UNLOCKED // max(1, n_lines(filt)))
     n_threads, row = os.cpu_count() or 1, 0
     tasks: deque[Future[None]] = deque()
-    with _one_thread(), ThreadPoolExecutor(n_threads) as pool:
+    with one_thread(), ThreadPoolExecutor(n_threads) as pool:
         for A, delays, n_frames in _every(filt, signal, here, every, size):
             tasks.append(pool.submit(_fill, found[row : row + n_frames], A, delays))
             row += n_frames
@@ -434,7 +424,7 @@ class LyapunovSpectrum:
         return float(np.sum(self.exponents, where=self.exponents > 0))
 
 
-@_one_thread()
+@one_thread()
 def lyapunov_spectrum(
     filt: Filter,
     u: ArrayLike | None = None,
@@ -607,7 +597,7 @@ def _summed(
     )
 
 
-@_one_thread()
+@one_thread()
 def finite_time_exponents(
     filt: Filter,
     u: ArrayLike,
@@ -695,7 +685,7 @@ class GradientNorms:
     sample_rate: float | None
 
 
-@_one_thread()
+@one_thread()
 def gradient_norms(
     filt: Filter,
     u: ArrayLike,
