@@ -7,13 +7,10 @@ from collections.abc import Callable
 from functools import partial
 from html import escape
 from pathlib import Path
-from typing import Any, NamedTuple
-
-from numpy.typing import NDArray
 
 from rnndsp import audio, midi, plots, report
 from rnndsp._files import new_folder
-from rnndsp.filter import Filter
+from rnndsp._findings import Findings
 from rnndsp.filters import named
 from rnndsp.midi import Piece, Training
 from rnndsp.notebook import badge, drawn
@@ -71,13 +68,14 @@ def run(directory: str | os.PathLike[str], *, force: bool = False, progress: Pro
         _draw(folder / "bach_roll.png", partial(midi.piano_roll_plot, bach), 11.0)
         _draw(folder / "chorale.png", partial(plots.spectrogram_plot, signal[:, 0], SAMPLE_RATE), 7.0)
         _draw(folder / "chorale_wet.png", partial(plots.spectrogram_plot, echoing[:, 0], SAMPLE_RATE), 7.0)
-        subjects = (
-            _Subject("composer", "The composer, a GRU", training.model.cell, training.model.heard(piece), {}),
-            _Subject("overdrive", "The overdrive, an LSTM", amp, signal, {"drive": DRIVE}),
-            _Subject("reverb", "The reverb, a feedback delay network", room, None, {}),
-        )
-        for name, title, filt, heard, controls in subjects:
-            report.analyze(filt, folder / name, name=title, signal=heard, controls=controls)
+        composer, heard = training.model.cell, training.model.heard(piece)
+        subjects = {
+            "composer": report.find_out(composer, "The composer, a GRU", signal=heard),
+            "overdrive": report.find_out(amp, "The overdrive, an LSTM", signal=signal, controls={"drive": DRIVE}),
+            "reverb": report.find_out(room, "The reverb, a feedback delay network"),
+        }
+        for name, found in subjects.items():
+            report.write(found, folder / name)
         body = _body(training, piece, bach, played, subjects)
         page = report.html_page("rnndsp: learn, compose, play, diagnose", body)
         (folder / "index.html").write_text(page, encoding="utf-8")
@@ -90,19 +88,7 @@ def _draw(path: Path, draw: Callable[..., object], width: float) -> None:
     path.write_bytes(png)
 
 
-class _Subject(NamedTuple):
-    """What is analysed, on a page in a folder of its name."""
-
-    name: str
-    title: str
-    filt: Filter
-    signal: NDArray[Any] | None
-    controls: dict[str, float]
-
-
-def _body(
-    training: Training, piece: Piece, bach: Piece, played: audio.Processed, subjects: tuple[_Subject, ...]
-) -> str:
+def _body(training: Training, piece: Piece, bach: Piece, played: audio.Processed, subjects: dict[str, Findings]) -> str:
     scores = "".join(f"<tr><th>{escape(name)}</th><td>{value:.3f}</td></tr>" for name, value in training.scores.items())
     learnt = sum(epoch.seconds for epoch in training.fit.history)
     seconds = played.n_frames / played.sample_rate
@@ -131,7 +117,7 @@ each other.</figcaption></figure>
 <table><tbody>{scores}</tbody></table>
 <h2>Are they stable?</h2>
 <div class="plots">
-{"".join(map(_judged, subjects))}
+{"".join(map(_judged, subjects, subjects.values()))}
 </div>
 <h2>What to try next</h2>
 <p>In the folder of this page:</p>
@@ -144,9 +130,8 @@ rnndsp filters</pre>
 """
 
 
-def _judged(subject: _Subject) -> str:
-    rows = subject.filt.stability(controls=subject.controls)
-    said = "".join(f"<li>{escape(row.name)} {badge(row.verdict)}</li>" for row in rows)
-    page = f"{subject.name}/index.html"
-    return f"""<figure><a href="{page}"><img alt="Poles" src="{subject.name}/poles.png"></a>
-<figcaption><b><a href="{page}">{escape(subject.title)}</a></b><ul>{said}</ul></figcaption></figure>"""
+def _judged(folder: str, found: Findings) -> str:
+    said = "".join(f"<li>{escape(row.name)} {badge(row.verdict)}</li>" for row in found.verdicts or ())
+    page = f"{folder}/index.html"
+    return f"""<figure><a href="{page}"><img alt="Poles" src="{folder}/poles.png"></a>
+<figcaption><b><a href="{page}">{escape(found.name)}</a></b><ul>{said}</ul></figcaption></figure>"""

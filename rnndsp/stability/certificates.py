@@ -39,6 +39,8 @@ Real = NDArray[np.float64]
 
 # Amplitudes between which the largest certified one is looked for, and how exactly, in dB.
 LOWEST_DB, HIGHEST_DB, STEP_DB = -200.0, 20.0, 0.5
+# Random states from which rest states are looked for, beside the initial one.
+N_STARTS = 8
 
 
 def certified_level(filt: Filter, *, state: State | None = None, controls: Controls | None = None) -> float:
@@ -83,7 +85,7 @@ class Case:
     @cached_property
     def rest(self) -> tuple[State, ...]:
         if self._state is None:
-            return rest_states(self.filt, controls=self.controls)
+            return rest_states(self.filt, n_starts=N_STARTS, controls=self.controls)
         fixed = polish(self.filt, self._state, controls=self.controls)
         if fixed is None or not same(fixed.ravel(), self._state.ravel()):
             raise ParameterError("state is no rest state on silence: take one that rest_states(filt) found")
@@ -187,7 +189,8 @@ class Case:
         if self.rest and self._only_one():
             said = "interval Newton finds room for no other"
             return Property(UNIQUE, Verdict.PROVED, said, f"{self.within}; {self.supposed}")
-        said = "only one found, which is no proof" if self.rest else "none found for certain on silence"
+        said = f"only one found from {N_STARTS + 1} starts, which is no proof"
+        said = said if self.rest else "none found for certain on silence"
         return Property(UNIQUE, Verdict.UNKNOWN, said, self.at_rest)
 
     @property

@@ -200,9 +200,11 @@ def _settled(cell: Cell, place: Place, why: str) -> Enclosure:
 
     assert place.rest is not None
     frame, state = place.rest
-    key = "peaks", state.ravel().tobytes(), frame.tobytes()
-    loop: PeakLoop = cell._derived(key, PeakLoop, cell, state.ravel(), frame)
-    tube = loop.tube(place.drive)
+    # the last one is kept, as a search over levels asks for it again and again
+    key, kept = (state.ravel().tobytes(), frame.tobytes()), cell._cache.get("peaks")
+    if kept is None or kept[0] != key:
+        kept = cell._cache["peaks"] = key, PeakLoop(cell, state.ravel(), frame)
+    tube = kept[1].tube(place.drive)
     parts = ((cell, place),)
     name = f"peak gain of the loop of the slopes of {type(cell).__name__} about rest"
     source = "Khammash & Pearson 1991, here with slopes for disturbances"
