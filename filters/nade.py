@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from rnndsp.activations import tanh
 from rnndsp.errors import NonFiniteError, ParameterError
 from rnndsp.filter import Filter
 from rnndsp.stability import Boundedness
+from rnndsp.stability.enclosures import Enclosure, Place, unbounded
 from rnndsp.state import State
 from rnndsp.statespace import DelayStateSpace
 
@@ -302,6 +304,11 @@ class NADE(Filter):
 
     def _contraction(self) -> str | None:
         return self.context._contraction()
+
+    def _enclosure(self, place: Place) -> Enclosure:
+        signal, n = place.u[: self.context.n_inputs], self.context.n_inputs
+        inner = self.context._enclosure(place.inside(signal, place.middle[:n], slice(self.n_inputs, None), 0))
+        return replace(inner, y=unbounded(self.n_outputs), gain=None)
 
     def _linearize(self, state: State, u: NDArray[Any]) -> DelayStateSpace:
         heard, bits = self._parts(u[None, None])

@@ -346,11 +346,11 @@ def demo(
 ) -> None:
     """Hear and see what this is about: learn from Bach, compose, play through an overdrive and a reverb, diagnose.
 
-    Takes about a minute.
+    Takes a minute or two.
     """
     from rnndsp import demo as demonstration
 
-    typer.echo("learns Bach's chorales, composes, plays and diagnoses: about a minute", err=True)
+    typer.echo("learns Bach's chorales, composes, plays and diagnoses: a minute or two", err=True)
     with progress_bar("demo") as progress:
         page = demonstration.run(output, force=force, progress=progress)
     typer.echo(f"open {page}")

@@ -181,6 +181,7 @@ def test_help_teaches(folder):
         assert word in text
 
 
+@pytest.mark.skipif("RNNDSP_QUICK" in os.environ, reason="quick: the demonstration takes a minute or two")
 def test_demo(folder):
     run(folder, "demo", "-o", "demo")
     demo = folder / "demo"
