@@ -120,7 +120,7 @@ class Elman(Cell):
         # holds in either norm, as both are monotone in the slopes, a diagonal matrix within [0, 1]
         if self.is_linear:
             return super()._contraction()
-        U, name = self.U if self.U.ndim == 2 else np.diag(self.U), "U"
+        U, name = self._mixing[0], "U"
         if isinstance(self._recurrence, Contracting):
             (d,) = self._recurrence.scaling(self._own[self._recurrence.param])
             U, name = d[:, None] * U / d, "D U D^-1"

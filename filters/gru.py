@@ -124,8 +124,7 @@ class GRU(Cell):
         R, Z, N, M being bounds of r, z, n and of \|U_n h + b_rec\|, unit by unit.
         """
         n = self.n_units
-        U = self.U.astype(np.float64)
-        U = np.abs(U if U.ndim == 2 else np.concatenate([np.diag(part) for part in U.reshape(3, n)])).reshape(3, n, n)
+        U = np.abs(self._mixing)
         Ur, Uz, Un = U
         b, b_rec = (self.params[name].astype(np.float64).reshape(3, n) for name in ("b", "b_rec"))
         drive = (np.abs(self.params["W"].astype(np.float64)) @ u.mag).reshape(3, n)

@@ -78,17 +78,15 @@ class LSTM(Cell):
         Hardt (2019), "Stable recurrent models".
         """
         n = self.n_units
-        W, U, b = (np.abs(x.astype(np.float64)) for x in (self.params["W"], self.U, self.params["b"]))
-        U = U if U.ndim == 2 else np.concatenate([np.diag(part) for part in U.reshape(4, n)])
+        W, b = (np.abs(self.params[name].astype(np.float64)) for name in ("W", "b"))
+        U = self._mixing
         # the largest pre-activation of each gate, i, f, g, o
-        a = (W @ u.mag + U.sum(axis=1) + b).reshape(4, n).max(axis=1)
+        a = (W @ u.mag + np.abs(U).sum(axis=2).ravel() + b).reshape(4, n).max(axis=1)
         i, f, o = (float(sigmoid(a[k])) for k in (0, 1, 3))
         g = float(np.tanh(a[2]))
-        signed = self.U.astype(np.float64)
-        signed = signed if signed.ndim == 2 else np.concatenate([np.diag(part) for part in signed.reshape(4, n)])
         found = []
         for p in (1, 2, np.inf):
-            Ui, Uf, Ug, Uo = (float(np.linalg.norm(part, p)) for part in signed.reshape(4, n, n))
+            Ui, Uf, Ug, Uo = (float(np.linalg.norm(part, p)) for part in U)
             name = f"of LSTM, in the {'maximum ' if p == np.inf else f'{p}-'}norm"
             c = i * g / max(1 - f, 1e-300)
             alpha = 0.25 * Uf * c + i * Ug + 0.25 * Ui * g
@@ -102,7 +100,7 @@ class LSTM(Cell):
                 ),
             ]
         # of the four inequalities of Miller and Hardt the worst, in parts of what is allowed
-        Ui, Uf, Ug, Uo = (float(np.linalg.norm(part, np.inf)) for part in signed.reshape(4, n, n))
+        Ui, Uf, Ug, Uo = (float(np.linalg.norm(part, np.inf)) for part in U)
         rest = max(1 - f, 1e-300)
         # and the gate has to shut, also where nothing is fed back
         worst = max(Ui / rest, Uo / rest, 4 * Ug / rest, Uf / rest / rest) if f < 1 - SLACK else np.inf

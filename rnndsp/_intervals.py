@@ -246,9 +246,10 @@ def hull(a: Interval, b: Interval) -> Interval:
     return Interval(np.minimum(a.lo, b.lo), np.maximum(a.hi, b.hi))
 
 
-def meet(a: Interval, b: Interval) -> Interval:
-    """What both have in common; ``lo > hi`` where that is nothing."""
-    return Interval(np.maximum(a.lo, b.lo), np.minimum(a.hi, b.hi))
+def meet(a: Interval, b: Interval) -> Interval | None:
+    """What both have in common; None where that is nothing in any entry."""
+    low, high = np.maximum(a.lo, b.lo), np.minimum(a.hi, b.hi)
+    return None if np.any(low > high) else Interval(low, high)
 
 
 def affine(matrix: Real, x: Interval, b: ArrayLike = 0.0) -> Interval:

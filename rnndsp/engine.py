@@ -242,6 +242,12 @@ class Cell(Filter):
         matrix: NDArray[Any] = self._derived("U", lambda: self._recurrence.matrix(free, self.n_units))
         return matrix
 
+    @property
+    def _mixing(self) -> NDArray[np.float64]:
+        """U of every gate as a matrix, (gates, n_units, n_units), also where it is diagonal."""
+        n, U = self.n_units, self.U.astype(np.float64)
+        return U.reshape(-1, n, n) if U.ndim == 2 else np.einsum("gi,ij->gij", U.reshape(-1, n), np.eye(n))
+
     def _weights(self, dtype: np.dtype[Any]) -> tuple[Weights, ...]:
         """Private contiguous copies for the backward loop, one set a stage."""
 

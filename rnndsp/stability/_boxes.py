@@ -69,13 +69,13 @@ class StageBox:
 
 def stage_boxes(cell: Cell, x: Box, u: Interval) -> Iterator[StageBox]:
     """Each stage with what enters it for states in ``x`` and inputs in ``u``."""
-    n, s = cell.n_units, x
+    n, s, first = cell.n_units, x, 0
     p = tuple(cell.params[name].astype(np.float64) for name in cell.unit_params)
-    for stage, W, U, b, b_rec in cell._parts():
+    for stage, W, _, b, b_rec in cell._parts():
         gates = stage.n_gates
+        U = cell._mixing[first : first + gates]
+        first += gates
         W = W.astype(np.float64).reshape(gates, n, -1)
-        U = U.astype(np.float64)
-        U = U.reshape(gates, n, n) if U.ndim == 2 else np.einsum("gi,ij->gij", U.reshape(gates, n), np.eye(n))
         b, b_rec = (part.astype(np.float64).reshape(gates, n) for part in (b, b_rec))
         a = tuple(affine(W[g], u, b[g]) for g in range(gates))
         r = tuple(affine(U[g], s[0], b_rec[g]) for g in range(gates))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from rnndsp._intervals import EPS, Interval, affine
+from rnndsp._intervals import EPS, Interval, affine, meet
 from rnndsp.engine import Cell
 from rnndsp.stability._boxes import Box, Matrix, box_step, jacobian
 from rnndsp.stability._metrics import SLACK, perron
@@ -31,7 +31,7 @@ def only_rest(cell: Cell, x: Box, u: Real, rest: Real) -> bool:
     """
     names = len(x)
     frame = Interval(u)
-    whole = Interval(np.concatenate([part.lo for part in x]), np.concatenate([part.hi for part in x]))
+    whole = _joined(x)
     # about the rest state there is room for no other: what is cut off there need not be looked at
     core = Interval(rest - NEAR, rest + NEAR)
     while True:
@@ -69,8 +69,7 @@ def only_rest(cell: Cell, x: Box, u: Real, rest: Real) -> bool:
 def _narrowed(cell: Cell, box: Interval, u: Interval, names: int) -> tuple[Interval | None, bool]:
     """The part of a box in which rest states can be, None if there is none; and whether there is one at most."""
     parts = tuple(Interval(*ends) for ends in zip(np.split(box.lo, names), np.split(box.hi, names), strict=True))
-    step = box_step(cell, parts, u)
-    there = _meet(box, np.concatenate([p.lo for p in step]), np.concatenate([p.hi for p in step]))
+    there = meet(box, _joined(box_step(cell, parts, u)))
     if there is None:
         return None, False
     J = jacobian(cell, parts, u)[0]
@@ -86,13 +85,11 @@ def _narrowed(cell: Cell, box: Interval, u: Interval, names: int) -> tuple[Inter
     spread = error.mag
     regular = perron(spread)[0] < 1 - SLACK
     middle = there.mid
-    at = box_step(cell, tuple(Interval(p) for p in np.split(middle, names)), u)
-    leads = Interval(np.concatenate([p.lo for p in at]), np.concatenate([p.hi for p in at]))
+    leads = _joined(box_step(cell, tuple(map(Interval, np.split(middle, names))), u))
     centre = middle + affine(C, leads - middle)
     reach = spread @ there.rad * (1 + SLACK)
-    return _meet(there, (centre - reach).lo, (centre + reach).hi), regular
+    return meet(there, Interval((centre - reach).lo, (centre + reach).hi)), regular
 
 
-def _meet(box: Interval, lo: Real, hi: Real) -> Interval | None:
-    low, high = np.maximum(box.lo, lo), np.minimum(box.hi, hi)
-    return None if np.any(low > high) else Interval(low, high)
+def _joined(parts: Box) -> Interval:
+    return Interval(np.concatenate([p.lo for p in parts]), np.concatenate([p.hi for p in parts]))
