@@ -232,9 +232,15 @@ class Dense(Filter):
     def _enclosure(self, place: Place) -> Enclosure:
         W = self._own["W"].astype(np.float64)
         a = bounds_of(W, place.u, self._own["b"].astype(np.float64))
-        slope = 0.25 if self.config["activation"] == "sigmoid" else 1.0
         y = _BOUNDS[self.config["activation"]](a)
-        return Enclosure(y, "no memory", slope * np.abs(W), parts=((self, place),))
+        return Enclosure(y, "no memory", self._steepest * np.abs(W), parts=((self, place),))
+
+    def _energy_gain(self, place: Place) -> float:
+        return self._steepest * float(np.linalg.norm(self._own["W"].astype(np.float64), 2)) * (1 + 1e-6)
+
+    @property
+    def _steepest(self) -> float:
+        return 0.25 if self.config["activation"] == "sigmoid" else 1.0
 
     def _linearize(self, state: State, u: NDArray[Any]) -> DelayStateSpace:
         y, _ = self._record(u[None, None], state)

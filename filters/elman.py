@@ -12,6 +12,7 @@ from rnndsp.engine import Cell, Stage
 from rnndsp.errors import ParameterError
 from rnndsp.recurrence import Contracting
 from rnndsp.stability._decay import diagonal_scaling, norm_below_one
+from rnndsp.stability.enclosures import Place
 
 __all__ = ["Elman"]
 
@@ -126,3 +127,9 @@ class Elman(Cell):
             U, name = d[:, None] * U / d, "D U D^-1"
         norm = norm_below_one(U)
         return f"{name} has {norm}, and the activation's slope lies within [0, 1]" if norm else None
+
+    def _energy_gain(self, place: Place) -> float:
+        if self.is_linear:
+            return super()._energy_gain(place)
+        loop, forward = (float(np.linalg.norm(M.astype(np.float64), 2)) for M in (self._mixing[0], self._own["W"]))
+        return forward / (1 - loop) * (1 + 1e-6) if loop < 1 - 1e-9 else np.inf

@@ -22,6 +22,7 @@ from rnndsp.filter import Filter
 from rnndsp.filters.dense import _SLOPES, _activated
 from rnndsp.recurrence import BELOW_ONE, shrunk, shrunk_adjoint
 from rnndsp.stability import Boundedness
+from rnndsp.stability.enclosures import Place
 from rnndsp.state import Field, State
 from rnndsp.statespace import DelayStateSpace, StateSpace
 
@@ -435,6 +436,9 @@ class REN(Filter):
         closer = f"by a factor of {self.rate:.8g} a sample at least" if self.rate < 1 else "at every sample"
         said = f"contracting by construction: two runs come closer {closer}, in the metric E^T P^-1 E"
         return said if self._proved[0] else None
+
+    def _energy_gain(self, place: Place) -> float:
+        return self.lipschitz_bound if self.rate < 1 and self._contraction() else np.inf
 
     @property
     def lipschitz_bound(self) -> float:

@@ -22,12 +22,12 @@ from rnndsp.activations import flush
 from rnndsp.errors import ParameterError
 from rnndsp.filter import MAX_STATES, Control, Filter
 from rnndsp.stability import Boundedness
+from rnndsp.stability._metrics import SLACK, feedback_gain
 from rnndsp.stability.enclosures import (
     Enclosure,
     Place,
     combined,
     enclosed,
-    feedback_gain,
     last_output,
     unbounded,
 )
@@ -68,6 +68,21 @@ class _Composition(Filter):
         if own is None and all(child._contraction() for child in self.children):
             return "every part contracts: " + "; ".join(dict.fromkeys(str(c._contraction()) for c in self.children))
         return own
+
+    def _energy_gain(self, place: Place) -> float:
+        return super()._energy_gain(place) if self.is_linear else self._energy_of(self._energy_gains(place))
+
+    def _energy_gains(self, place: Place) -> list[float]:
+        """Of the children, whatever comes to them."""
+        whatever = Place(place.u)
+        return [
+            child._energy_gain(whatever.inside(unbounded(child.n_inputs), np.zeros(child.n_inputs), columns, i))
+            for i, (child, columns) in enumerate(zip(self.children, self._columns(), strict=True))
+        ]
+
+    def _energy_of(self, gains: list[float]) -> float:
+        """That of the whole."""
+        return np.inf
 
     def _columns(self) -> list[slice]:
         """Where the controls of each child stand behind the inputs."""
@@ -231,6 +246,9 @@ class Series(_Composition):
             signal, frame = found[-1].y, last_output(child, here)
         return enclosed(signal, combined(found, lambda total, gain: gain @ total), found)
 
+    def _energy_of(self, gains: list[float]) -> float:
+        return math.prod(gains)
+
 
 class Parallel(_Composition):
     """``a + b``: all filters on the same input, their outputs summed.
@@ -329,6 +347,9 @@ class Parallel(_Composition):
         ]
         return enclosed(reduce(operator.add, (part.y for part in found)), combined(found, operator.add), found)
 
+    def _energy_of(self, gains: list[float]) -> float:
+        return sum(gains)
+
 
 class Residual(Parallel):
     """``y = u + a(u)``, the dry signal delayed by the latency of ``a``.
@@ -398,7 +419,7 @@ class Feedback(_Composition):
 
     *Stability*: a linear loop is refused unless its spectral radius is below one, which for it is necessary and
     sufficient. For a nonlinear one nothing is checked here; a small gain, the product of the Lipschitz constants of F
-    and G below one, suffices.
+    and G below one, in the maximum norm or in that of energy, suffices, and :meth:`stability` looks for it.
 
     Raises
     ------
@@ -531,13 +552,18 @@ class Feedback(_Composition):
             if held or not np.isfinite(out.y.mag).all():
                 break
             y = hull(y, out.y + Interval(-0.1 * out.y.rad, 0.1 * out.y.rad))
-        gain = None
+        gain, why = None, ""
         if held and out.gain is not None and back.gain is not None:
             gain = feedback_gain(out.gain @ back.gain, out.gain)
-        small = "small gain: round the loop all differences shrink"
-        return enclosed(
-            out.y if held else unbounded(self.n_outputs), gain, [out, back], small if gain is not None else ""
-        )
+        if gain is not None:
+            why = "small gain: round the loop all differences shrink"
+        elif (around := math.prod(self._energy_gains(place))) < 1 - SLACK:
+            why = f"small gain in a quadratic norm: round the loop differences keep {around**2:.4g} of their energy"
+        return enclosed(out.y if held else unbounded(self.n_outputs), gain, [out, back], why)
+
+    def _energy_of(self, gains: list[float]) -> float:
+        around = math.prod(gains)
+        return gains[0] / (1 - around) if around < 1 - SLACK else np.inf
 
     def _boundedness(self) -> Boundedness:
         forward, backward = (child._boundedness() for child in self.children)
@@ -642,3 +668,6 @@ class Knobs(_Composition):
     def _enclosure(self, place: Place) -> Enclosure:
         inner = self.children[0]._enclosure(place.inside(place.u, place.middle, slice(0), 0))
         return inner if inner.gain is None else replace(inner, gain=inner.gain[:, : self.n_inputs])
+
+    def _energy_of(self, gains: list[float]) -> float:
+        return gains[0]

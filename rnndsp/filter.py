@@ -405,6 +405,15 @@ class Filter(ABC):
 
         return filter_enclosure(self, place)
 
+    def _energy_gain(self, place: Place) -> float:
+        """Bound of the 2-norm of y1 - y2 over that of u1 - u2, over all time and from equal states; whatever comes in.
+
+        Infinite where none is known, or unless any two runs on the same input come together as a geometric series does.
+        """
+        from rnndsp.stability.enclosures import energy_gain
+
+        return energy_gain(self, place)
+
     def _process(self, u: NDArray[Any], state: State, y: NDArray[Any]) -> None:
         self._advance(u, state, y)
         state.index += u.shape[1]

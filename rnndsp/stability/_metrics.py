@@ -12,7 +12,7 @@ from rnndsp._intervals import EPS, Interval
 from rnndsp.engine import Cell
 from rnndsp.stability._boxes import Box, StageBox, jacobian, stage_boxes
 
-__all__ = ["maximum_norm", "perron"]
+__all__ = ["feedback_gain", "maximum_norm", "perron"]
 
 Real = NDArray[np.float64]
 
@@ -38,6 +38,13 @@ def perron(matrix: Real) -> tuple[float, Real]:
         v = np.fmax(v / np.max(v), 1e-300)
         factor = float(np.max(matrix @ v / v))
     return (factor if np.isfinite(factor) else np.inf), v
+
+
+def feedback_gain(loop: Real, forward: Real) -> Real | None:
+    """Gains (1 - loop)^-1 forward of a loop of nonnegative gains; None where the loop has spectral radius 1 or more."""
+    if perron(loop)[0] >= 1 - SLACK:
+        return None
+    return np.asarray(np.linalg.solve(np.eye(len(loop)) - loop, forward)) * (1 + 1e-6)
 
 
 def maximum_norm(cell: Cell, x: Box, u: Interval) -> tuple[float, Real]:

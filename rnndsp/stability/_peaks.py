@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from rnndsp._intervals import EPS, Interval
 from rnndsp.engine import Cell
 from rnndsp.stability._boxes import StageBox, stage_boxes, stage_jacobian
-from rnndsp.stability._metrics import SLACK, perron
+from rnndsp.stability._metrics import SLACK, feedback_gain, perron
 
 __all__ = ["PeakLoop", "Tube"]
 
@@ -40,11 +40,14 @@ class Tube:
     centre, radius : ndarray, shape (n_states,)
     loop_gain : float
         Of T D; below one, as it is, the difference of any two runs within the tube fades.
+    gain : ndarray, shape (n_states, n_inputs)
+        In the long run states are no further apart than this times the largest difference of the inputs.
     """
 
     centre: Real
     radius: Real
     loop_gain: float
+    gain: Real
 
 
 class PeakLoop:
@@ -106,9 +109,10 @@ class PeakLoop:
             new = (self.T_v @ drive + self.T_w @ w) * (1 + SLACK)
             if np.all(new <= z):
                 whole = [[tuple(d[:, -1] for d in place) for place in stage] for stage in D]
-                gain = perron(self._closed(whole))[0]
-                n = self.boxes[0].U.shape[0] * self.boxes[0].U.shape[1]
-                return Tube(self.centre, z[n : n + self.centre.size], gain) if gain < 1 - SLACK else None
+                loop, n = self._closed(whole), self.boxes[0].U.shape[0] * self.boxes[0].U.shape[1]
+                states = slice(n, n + self.centre.size)
+                gain = feedback_gain(loop, self.T_v + self._forward(whole))
+                return None if gain is None else Tube(self.centre, z[states], perron(loop)[0], gain[states])
             # bounds that have no end grow ever faster after a while
             growth, last = float(np.max(new / np.maximum(z, 1e-300))), growth
             if np.max(new) > FAR or growth > last:
@@ -161,6 +165,17 @@ class PeakLoop:
             rows = np.stack([np.vstack([dr, ds]) for _, dr, ds in places])
             columns.append(np.einsum("zki,kvi->zvi", T, rows).reshape(len(T), -1))
         return np.hstack(columns)
+
+    def _forward(self, D: list[list[tuple[Real, ...]]]) -> Real:
+        """What inputs do to z by the slopes of the gates that they enter."""
+        total: Real = np.zeros_like(self.T_v)
+        first = 0
+        for box, places in zip(self.boxes, D, strict=True):
+            for da, _, _ in places:
+                n = box.U.shape[1]
+                total += self.T_w[:, first : first + n] @ np.einsum("gn,gnk->nk", da, np.abs(box.W))
+                first += n
+        return total
 
 
 def _mixed(box: StageBox) -> Real:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rnndsp.engine import Cell
     from rnndsp.filter import Filter
     from rnndsp.state import State
+    from rnndsp.statespace import DelayStateSpace
 
 __all__ = [
     "Enclosure",
@@ -25,7 +26,7 @@ __all__ = [
     "cell_enclosure",
     "combined",
     "enclosed",
-    "feedback_gain",
+    "energy_gain",
     "filter_enclosure",
     "last_output",
     "published_tests",
@@ -103,26 +104,46 @@ def unbounded(n: int) -> Interval:
 
 def filter_enclosure(filt: Filter, place: Place) -> Enclosure:
     """Of a linear filter from its impulse responses; of any other what it says of itself."""
-    why = filt._contraction() or ""
-    n = filt.n_inputs
-    if not filt.is_linear or not (place.u.lo[n:] == place.u.hi[n:]).all():
-        return Enclosure(unbounded(filt.n_outputs), why, parts=((filt, place),))
-    from rnndsp.stability._decay import decay_certificate
-
-    state = place.rest[1] if place.rest else filt.rest_state()
-    linear = filt._linearize(state, np.concatenate([np.zeros(n), place.u.lo[n:]]))
-    found = decay_certificate(np.asarray(linear.A, np.float64), linear.delays)
+    n, parts = filt.n_inputs, ((filt, place),)
+    linear, found = _decaying(filt, place)
+    if linear is None:
+        return Enclosure(unbounded(filt.n_outputs), filt._contraction() or "", parts=parts)
     gain = peak_gains(linear) if found else None
     if gain is None:
-        return Enclosure(unbounded(filt.n_outputs), found or "", parts=((filt, place),))
+        return Enclosure(unbounded(filt.n_outputs), found, parts=parts)
     middle = last_output(filt, place)
     reach = gain @ place.drive[:n]
     y = Interval(middle) + Interval(-reach, reach)
     why = f"linear, and it decays, as {found}" if linear.n_states else NO_MEMORY
-    return Enclosure(y, why, gain, parts=((filt, place),))
+    return Enclosure(y, why, gain, parts=parts)
 
 
-def peak_gains(linear: Any) -> Real | None:
+def _decaying(filt: Filter, place: Place) -> tuple[DelayStateSpace | None, str]:
+    """What a linear filter is where its controls stand, and why it decays; none if they move."""
+    n = filt.n_inputs
+    if not filt.is_linear or not (place.u.lo[n:] == place.u.hi[n:]).all():
+        return None, ""
+    from rnndsp.stability._decay import decay_certificate
+
+    state = place.rest[1] if place.rest else filt.rest_state()
+    linear = filt._linearize(state, np.concatenate([np.zeros(n), place.u.lo[n:]]))
+    return linear, decay_certificate(np.asarray(linear.A, np.float64), linear.delays) or ""
+
+
+def energy_gain(filt: Filter, place: Place) -> float:
+    """Of a linear filter that decays: the peak of its frequency response. Of any other none is known."""
+    from rnndsp.stability.gains import norm_bounds
+
+    linear, found = _decaying(filt, place)
+    if linear is None or not found:
+        return np.inf
+    try:
+        return norm_bounds(linear, p=np.inf).upper * (1 + 1e-6)
+    except RnndspError:  # it rings for too long to be told
+        return np.inf
+
+
+def peak_gains(linear: DelayStateSpace) -> Real | None:
     """Upper bounds of the sums of magnitudes of all impulse responses; None where they are infinite."""
     from rnndsp.stability.gains import norm_bounds
     from rnndsp.statespace import space
@@ -164,7 +185,7 @@ def cell_enclosure(cell: Cell, place: Place) -> Enclosure:
 
 def _started(cell: Cell, place: Place, why: str) -> Enclosure:
     from rnndsp.stability._boxes import jacobian, reach
-    from rnndsp.stability._metrics import SLACK, maximum_norm
+    from rnndsp.stability._metrics import SLACK, feedback_gain, maximum_norm
 
     parts = ((cell, place),)
     published = published_tests(cell, place.u, CONTRACTION)
@@ -214,7 +235,9 @@ def _settled(cell: Cell, place: Place, why: str) -> Enclosure:
         return Enclosure(unbounded(cell.n_outputs), why, tests=tests, parts=parts)
     n = cell.n_outputs
     y = Interval(tube.centre[:n]) + Interval(-tube.radius[:n], tube.radius[:n])
-    return Enclosure(y, why or f"its slopes about rest close a loop of peak gain {value:.4g}", None, tests, parts)
+    why = why or f"its slopes about rest close a loop of peak gain {value:.4g}"
+    gain = tube.gain[:n, : cell.n_inputs]
+    return Enclosure(y, why, gain, tests, parts)
 
 
 def combined(found: Sequence[Enclosure], by: Callable[[Any, Any], Any]) -> Real | None:
@@ -235,12 +258,3 @@ def enclosed(y: Interval, gain: Real | None, found: Sequence[Enclosure], why: st
         tuple(test for part in found for test in part.tests),
         tuple(part for inside in found for part in inside.parts),
     )
-
-
-def feedback_gain(loop: Real, forward: Real) -> Real | None:
-    """Gains (1 - loop)^-1 forward of a loop of nonnegative gains; None where the loop has spectral radius 1 or more."""
-    from rnndsp.stability._metrics import SLACK, perron
-
-    if perron(loop)[0] >= 1 - SLACK:
-        return None
-    return np.asarray(np.linalg.solve(np.eye(len(loop)) - loop, forward)) * (1 + 1e-6)
