@@ -26,7 +26,7 @@ from rnndsp.statespace import DelayStateSpace, gain
 __all__ = ["Dense"]
 
 # Slope of each activation as a function of its value; the place of a name is its number in the kernel.
-_SLOPES: dict[str, Callable[[NDArray[Any]], NDArray[Any]]] = {
+SLOPES: dict[str, Callable[[NDArray[Any]], NDArray[Any]]] = {
     "identity": np.ones_like,
     "tanh": lambda y: 1 - y * y,
     "relu": lambda y: (y > 0).astype(y.dtype),
@@ -43,7 +43,7 @@ _BOUNDS: dict[str, Callable[[Any], Any]] = {
 
 
 @inline
-def _activated(a: Any, activation: Any) -> Any:
+def activated(a: Any, activation: Any) -> Any:
     if activation == 1:
         a = tanh(a)
     elif activation == 2:
@@ -69,7 +69,7 @@ def _forward(n_lanes: int) -> Any:
                 for place in range(0, n, len(wide)):
                     at = place // len(wide) * block
                     (a,) = affine(weights, at, wide, u, frame * n_inputs, n_inputs, one, wide, one)
-                    put_out(y, frame * n + place, stop, _activated(a, activation), min(n - place, len(wide)), wide)
+                    put_out(y, frame * n + place, stop, activated(a, activation), min(n - place, len(wide)), wide)
 
     return forward
 
@@ -92,7 +92,7 @@ def _forward_few(n_lanes: int) -> Any:
                     x = load_some(u, at + whole, n_inputs - whole, wide)
                     products = fma(load(weights, j * row + whole, wide, wide), x, products)
                 a = total(products) + load(weights, n * row + j, one, one)
-                store(y, frame * n + j, _activated(a, activation), one)
+                store(y, frame * n + j, activated(a, activation), one)
 
     return forward
 
@@ -150,8 +150,8 @@ class Dense(Filter):
         self.n_inputs = whole_number("n_inputs", self.config["n_inputs"])
         self.n_outputs = whole_number("n_outputs", self.config["n_outputs"])
         activation = self.config["activation"]
-        if activation not in _SLOPES:
-            raise ParameterError(f"{activation=} is unknown; choose one of {sorted(_SLOPES)}")
+        if activation not in SLOPES:
+            raise ParameterError(f"{activation=} is unknown; choose one of {sorted(SLOPES)}")
         self.is_linear = activation == "identity" and not np.any(self._own.get("b", 0))
 
     def _shapes(self) -> dict[str, tuple[int, ...]]:
@@ -206,7 +206,7 @@ class Dense(Filter):
         weights = aligned((ordered.size,), dtype)
         weights[...] = ordered
         loop = _forward_few(wide) if few else _forward(wide)
-        return loop, weights, list(_SLOPES).index(self.config["activation"])
+        return loop, weights, list(SLOPES).index(self.config["activation"])
 
     def _advance(self, u: NDArray[Any], state: State, y: NDArray[Any]) -> None:
         loop, weights, activation = self._derived(u.dtype.char, self._runner, u.dtype)
@@ -221,7 +221,7 @@ class Dense(Filter):
         self, memory: Any, dy: NDArray[Any], dx: NDArray[Any]
     ) -> tuple[NDArray[Any], NDArray[Any], dict[str, NDArray[Any]]]:
         u, y = memory
-        da = (dy * _SLOPES[self.config["activation"]](y)).reshape(-1, self.n_outputs)
+        da = (dy * SLOPES[self.config["activation"]](y)).reshape(-1, self.n_outputs)
         du = (da @ self._own["W"].astype(u.dtype)).reshape(u.shape)
         return du, dx, {"W": da.T @ u.reshape(-1, self.n_inputs), "b": da.sum(axis=0)}
 
@@ -244,12 +244,12 @@ class Dense(Filter):
 
     def _linearize(self, state: State, u: NDArray[Any]) -> DelayStateSpace:
         y, _ = self._record(u[None, None], state)
-        slope = _SLOPES[self.config["activation"]](y[0, 0])
+        slope = SLOPES[self.config["activation"]](y[0, 0])
         return gain(slope[:, None] * self._own["W"], sample_rate=self.sample_rate)
 
     def _jacobians(self, u: NDArray[Any], state: State) -> Jacobians:
         y, _ = self._tape(u[None], state)
         told = y[0, :1] if self.config["activation"] == "identity" else y[0]  # a straight line has one slope
-        D = _SLOPES[self.config["activation"]](told)[:, :, None] * self._own["W"]
+        D = SLOPES[self.config["activation"]](told)[:, :, None] * self._own["W"]
         none = np.zeros((1, 0, 0)), np.zeros((1, 0, self.n_inputs)), np.zeros((1, self.n_outputs, 0))
         return Jacobians(*none, D, np.zeros(0, np.int64), y[0])

@@ -19,7 +19,7 @@ from rnndsp._vectors import aligned, fma, lanes, load, store
 from rnndsp.activations import flush
 from rnndsp.errors import ParameterError
 from rnndsp.filter import Filter
-from rnndsp.filters.dense import _SLOPES, _activated
+from rnndsp.filters.dense import SLOPES, activated
 from rnndsp.recurrence import BELOW_ONE, shrunk, shrunk_adjoint
 from rnndsp.stability import Boundedness
 from rnndsp.stability.enclosures import Place
@@ -58,7 +58,7 @@ def _forward(across: int, width: int) -> Any:
                     store(r, row * len(entry), a, wide)
                 at = n_rows * (1 + n + k)
                 for i in range(n_units):
-                    w = _activated(load(r, i * len(entry), entry, entry), activation)
+                    w = activated(load(r, i * len(entry), entry, entry), activation)
                     store(z, (n + k + i) * len(entry), w, entry)
                     # of the rows in the block of the next unit, those up to this one have no weight
                     for row in range((i + 1) // len(weight) * len(weight), n_rows, len(weight)):
@@ -245,8 +245,8 @@ class REN(Filter):
         if self.gain_bound is not None and self.gain_bound <= 0:
             raise ParameterError(f"gain_bound={bound!r} must be positive, or None")
         activation = self.config["activation"]
-        if activation not in _SLOPES:
-            raise ParameterError(f"{activation=} is unknown; choose one of {sorted(_SLOPES)}")
+        if activation not in SLOPES:
+            raise ParameterError(f"{activation=} is unknown; choose one of {sorted(SLOPES)}")
         biased = any(np.any(self._own.get(name, 0)) for name in ("b_x", "b_v", "b_y"))
         self.is_linear = activation == "identity" and not biased
         self.fields = (Field("x", (whole_number("n_states", self.config["n_states"]),)),)
@@ -384,7 +384,7 @@ class REN(Filter):
     def _run(self, u: NDArray[Any], state: State, y: NDArray[Any], tape: NDArray[Any]) -> None:
         n_lanes = lanes(u.dtype)
         together = batched(len(u), n_lanes, n_lanes) if len(u) > 1 else 0
-        activation = list(_SLOPES).index(self.config["activation"])
+        activation = list(SLOPES).index(self.config["activation"])
         for across, part in ((n_lanes, slice(together)), (1, slice(together, None))):
             if len(u[part]):
                 loop, weights, *work = self._derived((u.dtype.char, across), self._runner, u.dtype, across)
@@ -407,7 +407,7 @@ class REN(Filter):
         table, n, k = self._explicit.table.astype(u.dtype), self.n_states, self.n_inputs
         by_x, by_u, by_w = (np.ascontiguousarray(part) for part in np.split(table[:, 1:], [n, n + k], axis=1))
         d, dx = np.empty((*u.shape[:2], len(table)), u.dtype), np.ascontiguousarray(dx, u.dtype).copy()
-        slopes = _SLOPES[self.config["activation"]](np.ascontiguousarray(w))
+        slopes = SLOPES[self.config["activation"]](np.ascontiguousarray(w))
         _backward(np.ascontiguousarray(dy), dx, slopes, by_x, by_w, d)
         flat = d.reshape(-1, len(table))
         parts = [part.reshape(len(flat), -1) for part in (x, u, w)]
@@ -421,7 +421,7 @@ class REN(Filter):
     def _jacobians(self, u: NDArray[Any], state: State) -> Jacobians:
         y, (_, _, w) = self._tape(u[None], state)
         n, m = self.n_states, self.n_units
-        slopes = _SLOPES[self.config["activation"]](w[0])[:, :, None]
+        slopes = SLOPES[self.config["activation"]](w[0])[:, :, None]
         straight, by_w = np.split(self._explicit.table[:, 1:], [n + self.n_inputs], axis=1)
         full = straight[m:] + by_w[m:] @ np.linalg.solve(np.eye(m) - slopes * by_w[:m], slopes * straight[:m])
         (A, B), (C, D) = (np.split(rows, [n], axis=2) for rows in np.split(full, [n], axis=1))

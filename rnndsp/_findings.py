@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 import rnndsp
 from rnndsp import distortion, stability
+from rnndsp._json import plain
 from rnndsp._threads import one_thread
 from rnndsp.composition import Feedback
 from rnndsp.errors import ParameterError, RnndspError
@@ -19,7 +20,6 @@ from rnndsp.filter import Filter
 from rnndsp.notebook import make_up
 from rnndsp.stability import Property, RestProbe, RestSweep, StabilityReport, Verdict
 from rnndsp.stability.probing import ASSUMED_RATE
-from rnndsp.stability.probing import _plain as plain
 from rnndsp.stability.spectrum import MARGIN, t60_s
 from rnndsp.stability.verdicts import CONTRACTION, ISS, UNIQUE
 from rnndsp.state import State

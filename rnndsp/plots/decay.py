@@ -15,8 +15,7 @@ from rnndsp import response
 from rnndsp.errors import ParameterError
 from rnndsp.filter import Filter
 from rnndsp.plots._style import axes, duration, time_axis
-from rnndsp.plots.responses import DECAY_DB, SLICES, energy_decay_db, response_frames
-from rnndsp.plots.responses import _fitted_t60 as fitted_t60
+from rnndsp.plots.responses import DECAY_DB, SLICES, energy_decay_db, fitted_t60, response_frames
 
 __all__ = ["octave_decay_plot"]
 

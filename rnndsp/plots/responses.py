@@ -142,7 +142,7 @@ def energy_decay_db(h: ArrayLike) -> Real:
     return decay
 
 
-def _fitted_t60(decay_db: Real) -> float:
+def fitted_t60(decay_db: Real) -> float:
     """Twice the frames in which a straight line through -5 to -35 dB falls by 30 dB (ISO 3382), else NaN."""
     span = np.flatnonzero((decay_db <= -5) & (decay_db >= -35))
     # what falls only at the very end has been cut off, and has not faded
@@ -179,7 +179,7 @@ def decay_plot(
     lines = []
     for place, (color, style) in zip(range(_curves(h)), STYLES, strict=False):
         decay = energy_decay_db(h[:, place])
-        fitted = _fitted_t60(decay)
+        fitted = fitted_t60(decay)
         said = f"60 dB in {duration(fitted, filt.sample_rate)}" if np.isfinite(fitted) else "no straight fall by 30 dB"
         step = max(1, n_frames // SLICES)
         shown = np.where(np.isfinite(decay), decay, np.nan)[::step]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from rnndsp._checks import generator, number, whole_number
+from rnndsp._json import plain
 from rnndsp.errors import ParameterError
 from rnndsp.filter import Filter
 from rnndsp.stability._decay import decay_certificate
@@ -100,7 +101,7 @@ class RestState:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON, without the state itself; None for what is not finite."""
-        return {**_plain(self), "dc_db": _plain(self.dc_db)}
+        return {**plain(self), "dc_db": plain(self.dc_db)}
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,7 @@ class Transition:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        return {**_plain(self), "level_db": self.level_db}
+        return {**plain(self), "level_db": self.level_db}
 
 
 @dataclass(frozen=True)
@@ -210,7 +211,7 @@ class RestProbe:
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON; None for what is not finite."""
         return {
-            **_plain(self),
+            **plain(self),
             "rest_states": [rest.as_dict() for rest in self.rest_states],
             "transitions": [transition.as_dict() for transition in self.transitions],
             "trials": [trial.as_dict() for trial in self.trials],
@@ -254,7 +255,7 @@ class RestSweep:
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         found = [[rest.as_dict() for rest in rests] for rests in self.rest_states]
-        return {**_plain(self), "rest_states": found, "n_rest": self.n_rest.tolist()}
+        return {**plain(self), "rest_states": found, "n_rest": self.n_rest.tolist()}
 
     def __str__(self) -> str:
         edges = [self.values[0], *self.boundaries, self.values[-1]]
@@ -845,22 +846,6 @@ def _db(value: ArrayLike) -> Real:
     with np.errstate(divide="ignore"):
         db: Real = 20 * np.log10(np.abs(value))
     return db
-
-
-def _plain(value: Any) -> Any:
-    """What JSON can hold: dicts, lists and numbers; None for what is not finite, nothing for states."""
-    if is_dataclass(value):
-        parts = {entry.name: getattr(value, entry.name) for entry in fields(value)}
-        return {name: _plain(part) for name, part in parts.items() if not isinstance(part, State)}
-    if isinstance(value, Mapping):
-        return {name: _plain(part) for name, part in value.items()}
-    if isinstance(value, tuple | list | np.ndarray):
-        return [_plain(part) for part in value]
-    if isinstance(value, complex):
-        return [_plain(value.real), _plain(value.imag)]
-    if isinstance(value, np.generic):
-        value = value.item()
-    return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
 def _rest_states(n: int) -> str:
