@@ -186,6 +186,36 @@ def parallel(first: Jacobians, second: Jacobians) -> Jacobians:
     return Jacobians(A, B, C, first.D + second.D, delays, first.y + second.y, _mixed(first, second))
 
 
+def stack(first: Jacobians, second: Jacobians) -> Jacobians:
+    """Side by side: :func:`rnndsp.statespace.stack` at every frame."""
+    A, B, C, D = (
+        _corner(a, np.zeros((1, b.shape[1], a.shape[2])), b) for a, b in zip(first[:4], second[:4], strict=True)
+    )
+    delays, y = np.concatenate([first.delays, second.delays]), np.concatenate([first.y, second.y], axis=-1)
+    return Jacobians(A, B, C, D, delays, y, _mixed(first, second))
+
+
+def feedback(forward: Jacobians, backward: Jacobians, n_samples: int) -> Jacobians:
+    """A loop closed by a delay: :func:`rnndsp.statespace.feedback` at every frame."""
+    A1, B1, C1, D1 = forward[:4]
+    A2, B2, C2, D2 = backward[:4]
+    n1, n2 = A1.shape[1], A2.shape[1]
+    C = _joined([D1 @ D2, C1, D1 @ C2], -1)
+    ahead, behind = _joined([B1 @ D2, A1, B1 @ C2], -1), _joined([B2, np.zeros((1, n2, n1)), A2], -1)
+    A, B = _joined([C, ahead, behind], -2), _joined([D1, B1, np.zeros((1, n2, D1.shape[2]))], -2)
+    delays = np.concatenate([np.full(D1.shape[1], n_samples, np.int64), forward.delays, backward.delays])
+    return Jacobians(A, B, C, D1, delays, forward.y)
+
+
+def in_turn(pieces: list[Jacobians]) -> Jacobians:
+    """One piece of a trajectory after the other."""
+    A, B, C, D = (
+        np.concatenate([np.broadcast_to(piece[i], (len(piece.y), *piece[i].shape[1:])) for piece in pieces])
+        for i in range(4)
+    )
+    return Jacobians(A, B, C, D, pieces[0].delays, np.concatenate([piece.y for piece in pieces]), pieces[0].mixed)
+
+
 def _mixed(first: Jacobians, second: Jacobians) -> int:
     """That of the one with states, where the other has none."""
     return 0 if first.delays.size and second.delays.size else first.mixed + second.mixed
@@ -193,7 +223,7 @@ def _mixed(first: Jacobians, second: Jacobians) -> int:
 
 def _corner(first: Real, below: Real, second: Real) -> Real:
     """``[[first, 0], [below, second]]`` at every frame."""
-    right = np.zeros((1, first.shape[1], second.shape[1]))
+    right = np.zeros((1, first.shape[1], second.shape[2]))
     return _joined([_joined([first, right], -1), _joined([below, second], -1)], -2)
 
 

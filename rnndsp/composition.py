@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import reduce
 from itertools import pairwise
@@ -32,10 +32,11 @@ from rnndsp.stability.enclosures import (
     unbounded,
 )
 from rnndsp.stability.spectrum import MARGIN, loop_radius
+from rnndsp.stability.verdicts import below_one
 from rnndsp.state import Field, State
 from rnndsp.statespace import DelayStateSpace
 
-__all__ = ["Feedback", "Knobs", "Latency", "Parallel", "Residual", "Series"]
+__all__ = ["Feedback", "Knobs", "Latency", "Parallel", "Residual", "Series", "Stack"]
 
 # Frames that a series hands on at a time: what is between its parts then stays in the cache, and small.
 CHUNK = 4096
@@ -271,9 +272,7 @@ class Parallel(_Composition):
 
     def __init__(self, *filters: Filter) -> None:
         flat = [part for f in map(_part, filters) for part in (f.children if type(f) is Parallel else (f,))]
-        latency = max((f.latency for f in flat), default=0)
-        aligned = [f if f.latency == latency else f >> Latency(latency - f.latency, f.n_outputs) for f in flat]
-        super().__init__({}, {}, aligned)
+        super().__init__({}, {}, _aligned(flat))
 
     def _setup(self) -> None:
         super()._setup()
@@ -349,6 +348,117 @@ class Parallel(_Composition):
 
     def _energy_of(self, gains: list[float]) -> float:
         return sum(gains)
+
+
+class Stack(_Composition):
+    """Filters side by side, each on channels of its own: ``y = [a(u[:, :k]), b(u[:, k:])]``.
+
+    Parameters
+    ----------
+    *filters : Filter
+        Those of less latency than the others are delayed to match.
+
+    Notes
+    -----
+    *State*: the filters' states in ``children``. *Latency*: the largest. *Stability*: what all of them have.
+
+    Raises
+    ------
+    ParameterError
+        No filter, or sample rates or control names that do not fit.
+
+    Examples
+    --------
+    >>> from rnndsp import delay, gain
+    >>> Stack(gain(0.5), delay(1))([[1.0, 1.0], [0.0, 0.0]])
+    array([[0.5, 0. ],
+           [0. , 1. ]])
+    """
+
+    def __init__(self, *filters: Filter) -> None:
+        super().__init__({}, {}, _aligned([_part(f) for f in filters]))
+
+    def _setup(self) -> None:
+        super()._setup()
+        if not self.children:
+            raise ParameterError("Stack needs at least one filter")
+        if len({child.latency for child in self.children}) != 1:
+            raise ParameterError("Stack needs filters of equal latency")
+        self.n_inputs = sum(child.n_inputs for child in self.children)
+        self.n_outputs = sum(child.n_outputs for child in self.children)
+        self.latency = self.children[0].latency
+
+    def _channels(self, counts: Iterable[int]) -> list[slice]:
+        ends = np.cumsum([0, *counts])
+        return [slice(first, stop) for first, stop in pairwise(ends)]
+
+    @property
+    def _entries(self) -> list[slice]:
+        return self._channels(child.n_inputs for child in self.children)
+
+    @property
+    def _exits(self) -> list[slice]:
+        return self._channels(child.n_outputs for child in self.children)
+
+    def _parts_of(self, u: NDArray[Any]) -> list[NDArray[Any]]:
+        """What each filter gets, its controls included."""
+        signal, controls = self._inputs(u)
+        return [_joined(signal[..., own], columns) for own, columns in zip(self._entries, controls, strict=True)]
+
+    def _advance(self, u: NDArray[Any], state: State, y: NDArray[Any]) -> None:
+        parts = zip(self._parts_of(u), self._exits, strict=True)
+        for place, (part, own) in enumerate(parts):
+            child = self.children[place]
+            out = state.buffer(place, (*u.shape[:2], child.n_outputs), u.dtype)
+            child._process(part, state.children[place], out)
+            y[..., own] = out
+
+    def _record(self, u: NDArray[Any], state: State) -> tuple[NDArray[Any], Any]:
+        taped = zip(self.children, self._parts_of(u), state.children, strict=True)
+        parts, memories = zip(*(child._tape(part, inner) for child, part, inner in taped), strict=True)
+        return np.concatenate(parts, axis=-1), memories
+
+    def _adjoint(self, memory: Any, dy: NDArray[Any], dx: NDArray[Any]) -> Backward:
+        sides = [
+            child._adjoint(inner, np.ascontiguousarray(dy[..., own]), part)
+            for child, inner, own, part in zip(self.children, memory, self._exits, self._split(dx)[1:], strict=True)
+        ]
+        counts = [child.n_inputs for child in self.children]
+        signals = [du[..., :n] for (du, _, _), n in zip(sides, counts, strict=True)]
+        controls = [du[..., n:] for (du, _, _), n in zip(sides, counts, strict=True)]
+        du = np.concatenate([*signals, *controls], axis=-1)
+        return du, np.concatenate([dx for _, dx, _ in sides], axis=1), _prefixed([params for _, _, params in sides])
+
+    def _boundedness(self) -> Boundedness:
+        return min(child._boundedness() for child in self.children)
+
+    def _linearize(self, state: State, u: NDArray[Any]) -> DelayStateSpace:
+        parts = zip(self.children, state.children, self._parts_of(u), strict=True)
+        return reduce(statespace.stack, (child._linearize(inner, part) for child, inner, part in parts))
+
+    def _jacobians(self, u: NDArray[Any], state: State) -> Jacobians:
+        parts = zip(self.children, self._parts_of(u), state.children, strict=True)
+        whole = reduce(_tangents.stack, (child._jacobians(part, inner) for child, part, inner in parts))
+        state.index += len(u)
+        return whole
+
+    def _enclosure(self, place: Place) -> Enclosure:
+        parts = zip(self.children, self._entries, self._columns(), strict=True)
+        found = [
+            child._enclosure(place.inside(place.u[own], place.middle[own], columns, i))
+            for i, (child, own, columns) in enumerate(parts)
+        ]
+        y = Interval(*(np.concatenate(ends) for ends in zip(*((part.y.lo, part.y.hi) for part in found), strict=True)))
+        return enclosed(y, combined(found, statespace.block_diagonal), found)
+
+    def _energy_of(self, gains: list[float]) -> float:
+        return max(gains)
+
+
+def _aligned(filters: list[Filter]) -> list[Filter]:
+    """All of the largest latency among them."""
+    latency = max((f.latency for f in filters), default=0)
+    return [f if f.latency == latency else f >> Latency(latency - f.latency, f.n_outputs) for f in filters]
 
 
 class Residual(Parallel):
@@ -472,12 +582,7 @@ class Feedback(_Composition):
         signal, controls = self._inputs(u)
         n_voices, n_frames = u.shape[:2]
         line = state.rows.reshape(n_voices, self.n_outputs, self.delay)
-        t = 0
-        while t < n_frames:
-            # chunks end where the line wraps round
-            position = (state.index + t) % self.delay
-            n = min(self.delay - position, n_frames - t)
-            now, place = slice(t, t + n), slice(position, position + n)
+        for now, place in self._chunks(n_frames, state.index):
             # a copy, as the line is overwritten below and the tape keeps this
             returned = _joined(line[:, :, place].transpose(0, 2, 1).copy(), controls[1][:, now])
             if chunks is None:
@@ -492,6 +597,14 @@ class Feedback(_Composition):
                 chunks.append((now, other, memory))
             line[:, :, place] = flush(out).transpose(0, 2, 1)
             y[:, now] = out
+
+    def _chunks(self, n_frames: int, index: int) -> Iterator[tuple[slice, slice]]:
+        """Frames in turn, and where they stand in the line; chunks end where it wraps round."""
+        t = 0
+        while t < n_frames:
+            position = (index + t) % self.delay
+            n = min(self.delay - position, n_frames - t)
+            yield slice(t, t + n), slice(position, position + n)
             t += n
 
     def _advance(self, u: NDArray[Any], state: State, y: NDArray[Any]) -> None:
@@ -558,7 +671,8 @@ class Feedback(_Composition):
         if gain is not None:
             why = "small gain: round the loop all differences shrink"
         elif (around := math.prod(self._energy_gains(place))) < 1 - SLACK:
-            why = f"small gain in a quadratic norm: round the loop differences keep {around**2:.4g} of their energy"
+            kept = below_one(around**2)
+            why = f"small gain in a quadratic norm: round the loop differences keep {kept} of their energy"
         return enclosed(out.y if held else unbounded(self.n_outputs), gain, [out, back], why)
 
     def _energy_of(self, gains: list[float]) -> float:
@@ -582,6 +696,21 @@ class Feedback(_Composition):
         return statespace.feedback(
             forward._linearize(ahead, entering), backward._linearize(behind, returned), self.delay
         )
+
+    def _jacobians(self, u: NDArray[Any], state: State) -> Jacobians:
+        if self.is_linear:
+            return super()._jacobians(u, state)
+        (forward, backward), (ahead, behind) = self.children, state.children
+        signal, controls = self._inputs(u)
+        line = state.rows.reshape(self.n_outputs, self.delay)
+        pieces = []
+        for now, place in self._chunks(len(u), state.index):
+            back = backward._jacobians(_joined(line[:, place].T.copy(), controls[1][now]), behind)
+            out = forward._jacobians(_joined(signal[now] + back.y, controls[0][now]), ahead)
+            line[:, place] = flush(out.y).T
+            pieces.append(_tangents.feedback(out, back, self.delay))
+        state.index += len(u)
+        return _tangents.in_turn(pieces)
 
 
 class Knobs(_Composition):
@@ -669,5 +798,5 @@ class Knobs(_Composition):
         inner = self.children[0]._enclosure(place.inside(place.u, place.middle, slice(0), 0))
         return inner if inner.gain is None else replace(inner, gain=inner.gain[:, : self.n_inputs])
 
-    def _energy_of(self, gains: list[float]) -> float:
-        return gains[0]
+    def _energy_gain(self, place: Place) -> float:
+        return self.children[0]._energy_gain(Place(place.u))

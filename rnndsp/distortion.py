@@ -570,8 +570,8 @@ def intermodulation(
     wanted, standard = TONES[tones] if isinstance(tones, str) else (tones, 1.0)
     two = _list("tones", wanted)
     share = number("ratio", standard if ratio is None else ratio)
-    if two.size != 2 or share <= 0:
-        raise ParameterError(f"{tones=}, {ratio=}: give two frequencies in Hz, and a positive ratio")
+    if two.size != 2 or two[0] == two[1] or share <= 0:
+        raise ParameterError(f"{tones=}, {ratio=}: give two different frequencies in Hz, and a positive ratio")
     level = _levels(level_db)[0]
     rate = _rate(filt, sample_rate)
     n_frames = _window(filt, n_frames)

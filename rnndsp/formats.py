@@ -158,7 +158,18 @@ def read(path: str | os.PathLike[str], kind: str) -> tuple[Any, dict[str, NDArra
     except (SafetensorError, OSError, ValueError, RecursionError) as error:
         if isinstance(error, FormatError):
             raise
-        raise FormatError(f"{path} is not a file that rnndsp wrote, or is damaged: {error}") from error
+        # the first eight bytes of ours are a length: text gives one that is beyond all bounds
+        why = "it holds text" if _is_text(path) else error
+        raise FormatError(f"{path} is not a file that rnndsp wrote, or is damaged: {why}") from error
+
+
+def _is_text(path: str | os.PathLike[str]) -> bool:
+    try:
+        with Path(path).open("rb") as file:
+            start = file.read(8)
+    except OSError:
+        return False
+    return bool(start) and all(32 <= byte < 127 or byte in b"\t\r\n" for byte in start)
 
 
 def _said(error: Exception) -> str:

@@ -452,8 +452,10 @@ def _frequency(found: Findings) -> _Picture | None:
         (curves, averages, _), png = drawn(lambda ax: plots.bode_plot(filt, ax=tuple(ax), **at), 7.0, 5.8, n_rows=2)
     frequency, db = (np.asarray(data, np.float64) for data in (averages or curves)[0].get_data())
     rate = filt.sample_rate
-    # of a plateau its lower end, whatever rounding makes of it
-    top, least = int(np.argmax(db >= db.max() - 0.05)), int(np.argmin(db))
+    top, least = int(np.argmax(db)), int(np.argmin(db))
+    plateau = np.flatnonzero(db >= db[top] - 0.05)
+    if frequency[plateau[-1]] > 2 * frequency[plateau[0]]:  # its lower end, whatever rounding makes of it
+        top = int(plateau[0])
     if not np.isfinite(db[top]):
         said = "Nothing passes."
     elif db[top] - db[least] < 0.1:
@@ -594,10 +596,13 @@ def _lyapunov(found: Findings) -> _Picture | None:
     _, png = drawn(lambda ax: plots.lyapunov_plot(spectrum, ax=ax))
     first = float(spectrum.exponents[0])
     half = duration(np.log(10) * 3 / abs(first), rate) if np.isfinite(first) and first else "no time"
+    said = f"Under {found.played} small differences "
     if first > 0:
-        said = f"Under {found.played} small differences grow a thousandfold in {half}: it never plays the same twice."
+        said += f"grow a thousandfold in {half}: it never plays the same twice."
+    elif found.probe and len(found.probe.rest_states) > 1:
+        said += f"shrink to a thousandth in {half}. Large ones need not: it has more than one rest state."
     else:
-        said = f"Under {found.played} small differences shrink to a thousandth in {half}: it plays the same every time."
+        said += f"shrink to a thousandth in {half}: it plays the same every time."
     return _Picture(title, said + " Measured on this sound, and no proof.", "lyapunov.png", png)
 
 

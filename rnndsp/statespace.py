@@ -10,22 +10,38 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from rnndsp import _conversions
 from rnndsp._checks import whole_number
+from rnndsp._conversions import ACCURACY, ZPK
 from rnndsp._jit import inline, kernel
 from rnndsp._mixing import CHAINS, add_product, affine
-from rnndsp._vectors import aligned, lanes, load, store
-from rnndsp.activations import flush
+from rnndsp._vectors import aligned, flushed, lanes, load, store
+from rnndsp.activations import TINY
 from rnndsp.errors import ParameterError
 from rnndsp.filter import MAX_STATES, Filter
 from rnndsp.state import Field, State
 
-__all__ = ["DelayStateSpace", "StateSpace", "delay", "feedback", "gain", "parallel", "series"]
+__all__ = [
+    "DelayStateSpace",
+    "StateSpace",
+    "block_diagonal",
+    "delay",
+    "feedback",
+    "gain",
+    "lft",
+    "parallel",
+    "series",
+    "stack",
+]
 
 # The largest expanded state for which a dense matrix is formed.
 DENSE_LIMIT = 4000
 
 # At most so many sums share the loading of an entry: more gain little, and every number of them is compiled anew.
 GROUP = 3
+
+# Relative to input 1, signals inside a filter may be so faint before what is flushed comes near to the subnormals.
+FAINTEST = 1e-250
 
 ONE = (None,)
 
@@ -35,13 +51,14 @@ UNTAPED = np.empty((0, 0, 0))
 
 @kernel
 def _forward(
-    u: Any, y: Any, lines: Any, index: Any, delays: Any, weights: Any, work: Any, tape: Any, shape: Any
+    u: Any, y: Any, lines: Any, index: Any, delays: Any, weights: Any, tiny: Any, work: Any, tape: Any, shape: Any
 ) -> None:
     """``[v, y] = [[B, A], [D, C]] [u, d]``, lanes being rows of the matrix, or as many frames at a time.
 
-    ``shape`` are tuples of None: all lanes, how wide a weight is and an entry, the sums of a block. ``work`` holds two
-    rows, used in turn, then where each line is read and where it ends. In a row stand zeros that fill up the chains, u,
-    d and the outputs: what comes of one row goes to the other, v to where d will be read.
+    ``shape`` are tuples of None: all lanes, how wide a weight is and an entry, the sums of a block. Sums below ``tiny``
+    become zero. ``work`` holds two rows, used in turn, then where each line is read and where it ends. In a row stand
+    zeros that fill up the chains, u, d and the outputs: what comes of one row goes to the other, v to where d will be
+    read.
     """
     lanes, weight, entry, group = shape
     n, n_frames, n_inputs, wide = delays.size, u.shape[1], u.shape[2], len(entry)
@@ -87,7 +104,7 @@ def _forward(
                 sums = affine(weights, at, weight, work, begin, terms, entry, lanes, group)
                 at += len(group) * len(weight) * (1 + terms)
                 for total in sums:
-                    store(work, goal, flush(total), lanes)
+                    store(work, goal, flushed(total, tiny), lanes)
                     goal += len(lanes)
             for i in range(rings):
                 source = row + inside + i * wide
@@ -227,7 +244,7 @@ class DelayStateSpace(Filter):
         return np.dtype(np.float64)
 
     def _packed(self) -> tuple[Any, ...]:
-        """What :func:`_forward` gets beside signals, state and delays: weights, shape, and how to make its work."""
+        """What :func:`_forward` gets beside signals, state and delays: weights, tiny, shape, and how to make work."""
         n, rows = self.delays.size, self.delays.size + self.n_outputs
         wide = (None,) * lanes(np.dtype(np.float64))
         # lanes are frames where no line gives back within them what it got, else rows of the matrix
@@ -243,15 +260,19 @@ class DelayStateSpace(Filter):
         weights[...] = columns.reshape(1 + terms, -1, group * len(weight)).transpose(1, 0, 2).ravel()
         row = _padded((terms - n) * len(entry), len(wide)) + width * len(entry)
         shape = wide, weight, entry, (None,) * group
-        return weights, shape, partial(aligned, (2 * (row + n),), np.float64)
+        # a cascade whose first gains are 1e-60 in all works at that level
+        level = np.max(np.abs(np.vstack([B, D])), initial=0)
+        tiny = TINY["float64"] * float(np.clip(level, FAINTEST, 1))
+        return weights, tiny, shape, partial(aligned, (2 * (row + n),), np.float64)
 
     @property
     def _matrices(self) -> tuple[NDArray[Any], ...]:
         return tuple(self._own[name].astype(np.float64, order="C") for name in "ABCD")
 
     def _run(self, u: NDArray[Any], state: State, y: NDArray[Any], tape: NDArray[np.float64]) -> None:
-        weights, shape, work = self._derived("packed", self._packed)
-        _forward(u, y, state.rows, state.index, self.delays, weights, state.workspace("work", work), tape, shape)
+        weights, tiny, shape, make = self._derived("packed", self._packed)
+        work = state.workspace("work", make)
+        _forward(u, y, state.rows, state.index, self.delays, weights, tiny, work, tape, shape)
 
     def _advance(self, u: NDArray[Any], state: State, y: NDArray[Any]) -> None:
         self._run(u, state, y, UNTAPED)
@@ -320,8 +341,6 @@ class DelayStateSpace(Filter):
         ParameterError
             More than 4000 states: its matrix is dense.
         """
-        from rnndsp import _conversions
-
         return _conversions.to_scipy(self.expand()._matrices, self.sample_rate)
 
     def to_control(self) -> Any:
@@ -332,9 +351,48 @@ class DelayStateSpace(Filter):
         ParameterError
             More than 4000 states, as its matrix is dense; or the package ``control`` is not installed.
         """
-        from rnndsp import _conversions
-
         return _conversions.to_control(self.expand()._matrices, self.sample_rate)
+
+    def to_zpk(self, *, entry: tuple[int, int] | None = None) -> ZPK:
+        """Zeros, poles and gain, scipy's ``(z, p, k)``: see :func:`rnndsp.realization.zpk`.
+
+        Parameters
+        ----------
+        entry : (int, int), optional
+            Output and input, counted from 0, of a filter that has several.
+        """
+        from rnndsp import realization
+
+        return realization.zpk(self, entry=entry)
+
+    def to_sos(self, *, entry: tuple[int, int] | None = None) -> NDArray[np.float64]:
+        """Second-order sections, scipy's table for ``sosfilt`` and :class:`rnndsp.filters.SOS`, by :meth:`to_zpk`.
+
+        Parameters
+        ----------
+        entry : (int, int), optional
+            Output and input, counted from 0, of a filter that has several.
+        """
+        return _conversions.zpk_to_sos(*self.to_zpk(entry=entry))
+
+    def to_ba(
+        self, *, entry: tuple[int, int] | None = None, tolerance: float = ACCURACY
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Numerator and denominator in rising powers of 1/z, scipy's ``(b, a)``, by :meth:`to_zpk`.
+
+        Parameters
+        ----------
+        entry : (int, int), optional
+            Output and input, counted from 0, of a filter that has several.
+        tolerance : float
+            By how much of itself rounding the coefficients may change the frequency response.
+
+        Raises
+        ------
+        ParameterError
+            It would change by more, as it does for sharp filters of high order; the message says by how much.
+        """
+        return _conversions.sos_to_ba(self.to_sos(entry=entry), tolerance)
 
     def frequency_response(self, w: ArrayLike) -> NDArray[np.complex128]:
         """H(e^{jw}) = D + C (diag(z^m) - A)^-1 B at angles ``w`` (radians a sample), shape (n, n_outputs, n_inputs)."""
@@ -396,6 +454,63 @@ class StateSpace(DelayStateSpace):
         super()._setup()
 
     @classmethod
+    def from_sos(cls, sos: ArrayLike, *, sample_rate: float | None = None) -> StateSpace:
+        """From second-order sections: a chain, in which each keeps its two poles to the last digits.
+
+        Parameters
+        ----------
+        sos : array, shape (n_sections, 6)
+            Rows b0, b1, b2, a0, a1, a2. The gain is spread over them by powers of two.
+        sample_rate : float, optional
+            Hz.
+
+        Raises
+        ------
+        ParameterError
+            Another shape, a0 = 0, NaN, or more than 2000 sections.
+        """
+        return cls(*_conversions.sos_to_ss(_conversions.sections(sos)), sample_rate=sample_rate)
+
+    @classmethod
+    def from_zpk(cls, z: ArrayLike, p: ArrayLike, k: float, *, sample_rate: float | None = None) -> StateSpace:
+        """From zeros, poles and gain: a chain of second-order sections, never polynomials of a higher order.
+
+        Parameters
+        ----------
+        z, p : array of complex numbers
+            At most as many zeros as poles; what they are fewer is latency.
+        k : float
+        sample_rate : float, optional
+            Hz.
+
+        Raises
+        ------
+        ParameterError
+            More zeros than poles, complex ones without their conjugates, or more than 4000 poles.
+        """
+        return cls(*_conversions.sos_to_ss(_conversions.zpk_to_sos(z, p, k)), sample_rate=sample_rate)
+
+    @classmethod
+    def from_ba(cls, b: ArrayLike, a: ArrayLike, *, sample_rate: float | None = None) -> StateSpace:
+        """From numerator and denominator in rising powers of 1/z: direct form II transposed, scipy's ``zi`` the state.
+
+        The filter is that of the coefficients as they stand; what they have lost before is lost.
+
+        Parameters
+        ----------
+        b, a : array, one-dimensional
+        sample_rate : float, optional
+            Hz.
+
+        Raises
+        ------
+        ParameterError
+            Coefficients that are not one-dimensional or missing, or a[0] = 0.
+        """
+        numerator, denominator = _conversions.polynomials(b, a)
+        return cls(*_conversions.section(numerator, denominator[1:]), sample_rate=sample_rate)
+
+    @classmethod
     def from_scipy(cls, system: Any) -> StateSpace:
         """From a discrete-time system of scipy: coefficients, zeros and poles, or matrices.
 
@@ -410,8 +525,6 @@ class StateSpace(DelayStateSpace):
         ParameterError
             A continuous system, one that is not causal, or no system of scipy.
         """
-        from rnndsp import _conversions
-
         matrices, rate = _conversions.from_scipy(system)
         return cls(*matrices, sample_rate=rate)
 
@@ -429,8 +542,6 @@ class StateSpace(DelayStateSpace):
         ParameterError
             A continuous system, one without ``dt``, another kind; or the package ``control`` is not installed.
         """
-        from rnndsp import _conversions
-
         matrices, rate = _conversions.from_control(system)
         return cls(*matrices, sample_rate=rate)
 
@@ -514,15 +625,27 @@ def series(first: DelayStateSpace, second: DelayStateSpace) -> DelayStateSpace:
 
 def parallel(first: DelayStateSpace, second: DelayStateSpace) -> DelayStateSpace:
     """The sum of both outputs on the same input, as one linear filter."""
-    n, m = len(first.A), len(second.A)
     return space(
-        np.block([[first.A, np.zeros((n, m))], [np.zeros((m, n)), second.A]]),
+        block_diagonal(first.A, second.A),
         np.vstack([first.B, second.B]),
         np.hstack([first.C, second.C]),
         first.D + second.D,
         np.concatenate([first.delays, second.delays]),
         sample_rate=first.sample_rate or second.sample_rate,
     )
+
+
+def stack(first: DelayStateSpace, second: DelayStateSpace) -> DelayStateSpace:
+    """Both side by side, each with inputs and outputs of its own, as one linear filter."""
+    A, B, C, D = (block_diagonal(first.params[name], second.params[name]) for name in "ABCD")
+    delays = np.concatenate([first.delays, second.delays])
+    return space(A, B, C, D, delays, sample_rate=first.sample_rate or second.sample_rate)
+
+
+def block_diagonal(first: NDArray[Any], second: NDArray[Any]) -> NDArray[Any]:
+    """``[[first, 0], [0, second]]``."""
+    (n, m), (p, q) = first.shape, second.shape
+    return np.block([[first, np.zeros((n, q))], [np.zeros((p, m)), second]])
 
 
 def feedback(forward: DelayStateSpace, backward: DelayStateSpace, n_samples: int) -> DelayStateSpace:
@@ -544,3 +667,59 @@ def feedback(forward: DelayStateSpace, backward: DelayStateSpace, n_samples: int
     C = np.hstack([D1 @ D2, C1, D1 @ C2])
     delays = np.concatenate([np.full(p, n_samples, np.int64), forward.delays, backward.delays])
     return space(A, B, C, D1, delays, sample_rate=forward.sample_rate or backward.sample_rate)
+
+
+def lft(plant: DelayStateSpace, around: DelayStateSpace) -> DelayStateSpace:
+    r"""Linear fractional transformation: the last outputs of one filter go through another back into its last inputs.
+
+    .. math:: \begin{bmatrix} y \\ v \end{bmatrix} = P \begin{bmatrix} u \\ w \end{bmatrix}, \quad w = K v
+              \qquad \Rightarrow \qquad y = \left( P_{11} + P_{12} K (1 - P_{22} K)^{-1} P_{21} \right) u
+
+    Any wiring of linear filters is one: stack them, and let a matrix P be what joins them. Unlike
+    :class:`rnndsp.Feedback` a loop here needs no delay.
+
+    Parameters
+    ----------
+    plant : StateSpace or DelayStateSpace
+        P.
+    around : StateSpace or DelayStateSpace
+        K, with at most as many inputs as P has outputs, and at most as many outputs as P has inputs.
+
+    Returns
+    -------
+    StateSpace or DelayStateSpace
+        States of P, then those of K.
+
+    Raises
+    ------
+    ParameterError
+        Numbers of channels that do not fit, sample rates that differ, or a loop without delay that has no solution.
+    """
+    k, p = plant.n_inputs - around.n_outputs, plant.n_outputs - around.n_inputs
+    if k < 0 or p < 0:
+        raise ParameterError(
+            f"a filter with {around.n_inputs} inputs and {around.n_outputs} outputs does not fit around one with "
+            f"{plant.n_outputs} outputs and {plant.n_inputs} inputs"
+        )
+    if len({plant.sample_rate, around.sample_rate} - {None}) > 1:
+        raise ParameterError(f"sample rates differ: {plant.sample_rate:g} and {around.sample_rate:g} Hz")
+    A, B, C, D = plant._matrices
+    Ak, Bk, Ck, Dk = around._matrices
+    loop = np.eye(len(Dk)) - Dk @ D[p:, k:]
+    if not np.linalg.cond(loop) < 1 / np.finfo(np.float64).eps if loop.size else False:
+        raise ParameterError("the loop has no delay and a gain of 1, so no solution: put a delay into it")
+    # w and v by the states of both and u
+    w = np.linalg.solve(loop, np.hstack([Dk @ C[p:], Ck, Dk @ D[p:, :k]]))
+    v = np.hstack([C[p:], np.zeros((len(C) - p, len(Ak))), D[p:, :k]]) + D[p:, k:] @ w
+    states = np.hstack([block_diagonal(A, Ak), np.vstack([B[:, :k], np.zeros((len(Ak), k))])])
+    states += np.vstack([B[:, k:] @ w, Bk @ v])
+    outputs = np.hstack([C[:p], np.zeros((p, len(Ak))), D[:p, :k]]) + D[:p, k:] @ w
+    n = len(A) + len(Ak)
+    return space(
+        states[:, :n],
+        states[:, n:],
+        outputs[:, :n],
+        outputs[:, n:],
+        np.concatenate([plant.delays, around.delays]),
+        sample_rate=plant.sample_rate or around.sample_rate,
+    )

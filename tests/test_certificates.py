@@ -14,7 +14,7 @@ import pytest
 from rnndsp import Feedback, Knobs, StateSpace, _intervals, gain, stability
 from rnndsp._intervals import Interval
 from rnndsp.errors import ParameterError
-from rnndsp.filters import GRU, LSTM, SOS, Dense, Elman
+from rnndsp.filters import GRU, LSTM, SOS, Dense, Elman, StateVariable
 from rnndsp.stability import Verdict, _boxes, _metrics, _peaks, _uniqueness, certified_level, certify, enclosures
 from rnndsp.stability._boxes import reach
 from rnndsp.stability._decay import diagonal_scaling, norm_below_one
@@ -693,6 +693,19 @@ def test_energy_gains_against_the_largest_seen(steps):
         v = u + 0.1 * rng.standard_normal(u.shape) * np.exp(-0.3 * np.arange(40))[:, None]
         apart = np.linalg.norm(filt(u) - filt(v), axis=(1, 2)) / np.linalg.norm(u - v, axis=(1, 2))
         assert 0.1 * bound < apart.max() <= bound
+
+
+def test_energy_gain_where_controls_stand_behind_knobs():
+    """Knobs come before the controls of what is inside: with the columns mixed up this loop was called contracting."""
+    inner = gain([[1.0, 0.0, 0.0]]) >> StateVariable("lowpass", cutoff_hz=2000.0, q=20.0, sample_rate=48000)
+    amp = Knobs(inner, {"bass": 0.5, "treble": 0.5})
+    frame = Interval(*np.tile([0.0, 0.5, 0.5, 2000.0, 20.0], (2, 1)))
+    assert abs(amp._energy_gain(Place(frame)) / stability.norm(amp, p=np.inf) - 1) < 1e-4
+    loop = Feedback(amp, Dense(1, 1, activation="tanh").replace(W=[[1.0]], b=[3.0]) >> gain([[-0.9]]), delay=1)
+    assert certify(loop, input_bound=4.0).verdict != Verdict.PROVED
+    nested = Knobs(Knobs(gain(np.ones((1, 3))) >> inner.children[1], {"a": 0.1}), {"b": 0.2})
+    frame = Interval(*np.tile([0.0, 0.2, 0.1, 2000.0, 20.0], (2, 1)))
+    assert nested._energy_gain(Place(frame)) >= stability.norm(nested, p=np.inf) * (1 - 1e-6)
 
 
 # ---- relations between the tests

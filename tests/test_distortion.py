@@ -594,6 +594,7 @@ def test_orbits_are_those_of_a_plain_run():
         lambda f: aliasing(f, [], sample_rate=RATE),
         lambda f: intermodulation(f, "imd", sample_rate=RATE),
         lambda f: intermodulation(f, (1000,), sample_rate=RATE),
+        lambda f: intermodulation(f, (440, 440), sample_rate=RATE),
         lambda f: intermodulation(f, (1000, 2000), ratio=0, sample_rate=RATE),
         lambda f: intermodulation(f, (1000, 2000), max_order=2, sample_rate=RATE),
         lambda f: intermodulation(f, (1000, 2000), max_order=13, sample_rate=RATE),

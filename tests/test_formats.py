@@ -118,6 +118,11 @@ def test_float32_parameters_stay_float32(path: Path) -> None:
 # ---- not our file, or a damaged one
 
 
+def test_text_is_called_text(path: Path) -> None:
+    path.write_text('{"model": "LSTM", "weights": []}')
+    refused(path, match="it holds text")
+
+
 @pytest.mark.parametrize("read", [load, load_state])
 def test_not_a_model(read: Callable[[Path], Any], path: Path) -> None:
     refused(path, read, "not a file")

@@ -340,7 +340,7 @@ def test_critical_gains_of_either_sign():
 
 
 def test_root_locus_refuses():
-    for wrong in ([], [[1.0]], [np.nan], 1.0):
+    for wrong in ([], [[1.0]], [np.nan], 1.0, [1e300]):
         with pytest.raises(ParameterError, match="gains"):
             root_locus(integrator(0.5), wrong)
     with pytest.raises(ParameterError, match="too many"):

@@ -392,6 +392,10 @@ def test_procorat(rat):
     assert end != "A" and abs(rat[end].dc[0] - rat["A"].dc[0] - 1.07e-3) < 1e-5
     assert abs(rat[end].gain_db[0] - rat["A"].gain_db[0]) < 0.5
     assert all(rest.attracts for rest in rat.rest_states)
+    # and it is told, though a soft thump does the same
+    (flip,) = (t for t in rat.transitions if (t.start, t.end) == ("A", end))
+    assert flip.stimulus == "DC" and "sine" in [other.stimulus for other in rat.others(flip)]
+    assert "and so does a 1000 Hz sine at 0.02" in str(rat)
     assert len(rat.rest_states) == 3 and not rat.unreached  # the third is reached by a loud DC, which was not published
 
 

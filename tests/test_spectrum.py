@@ -294,7 +294,7 @@ def test_coefficient_sensitivity_against_differences():
 def test_coefficient_sensitivity_of_odd_polynomials():
     assert np.isinf(coefficient_sensitivity([1.0, 0.0, 0.0]).derivative[:, 2]).all()
     assert coefficient_sensitivity([2.0]).pole.size == 0
-    for wrong in ([], [0.0, 1.0], [[1.0]], [1.0, np.nan]):
+    for wrong in ([], [0.0, 1.0], [[1.0]], [1.0, np.nan], StateSpace([[0.5]], [[1]], [[1]], [[0]]), "1"):
         with pytest.raises(ParameterError, match="one row of finite numbers"):
             coefficient_sensitivity(wrong)
 

@@ -7,6 +7,7 @@ import pytest
 from scipy import signal
 
 from rnndsp import Feedback, Framed, Knobs, Residual, StateSpace, delay, gain, stability
+from rnndsp.errors import ParameterError
 from rnndsp.filters import (
     GRU,
     LSTM,
@@ -18,9 +19,10 @@ from rnndsp.filters import (
     StateVariable,
     TransferFunction,
 )
-from rnndsp.stability import Verdict
+from rnndsp.stability import Property, StabilityReport, Verdict, certify
 from rnndsp.stability._decay import decay_certificate
 from rnndsp.stability._delay_poles import delay_poles
+from rnndsp.stability.verdicts import CONTRACTION
 
 
 def elman(W, U, **config):
@@ -157,6 +159,25 @@ def test_frozen_poles_inside_the_circle_prove_nothing():
 def test_boundedness_of_compositions(filt, bounded):
     verdict = filt.stability()["bounded output"].verdict
     assert (verdict == Verdict.PROVED) == bounded
+
+
+@pytest.mark.parametrize("bound", [-1, np.nan, np.inf, [1, 2], "1", None])
+@pytest.mark.parametrize("filt", [SOS([[1, 0, 0, 1, -0.5, 0.2]]), Elman(1, 2)])
+def test_a_bound_of_inputs_that_is_none_is_refused(filt, bound):
+    for ask in (certify, stability.report):
+        with pytest.raises(ParameterError, match="input_bound"):
+            ask(filt, input_bound=bound)
+
+
+def test_what_is_nearly_one_is_not_called_one():
+    said = certify(Elman(1, 1).replace(W=[[1.0]], U=[[0.99999]])).statement
+    assert "1 - 1e-05 < 1" in said
+
+
+def test_columns_of_the_table_stand_apart():
+    tests = (stability.Test("a norm", CONTRACTION, 137.25),)
+    rows = Property(CONTRACTION, Verdict.REFUTED, "2 rest states found", tests=tests)
+    assert "refuted     -136    2 rest states found" in str(StabilityReport((rows,), (), np.zeros(0, complex)))
 
 
 def test_report_reads():

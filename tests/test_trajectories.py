@@ -168,6 +168,7 @@ def chaotic_gru(sign):
     [
         *("dense tanh", "state variable", "delay state space", "elman relu", "lstm diagonal", "gru before", "series"),
         *("parallel with latency", "residual", "knobs", "feedback linear", "feedback one sample", "feedback nested"),
+        "stack",
     ],
 )
 def test_jacobians_are_the_small_signal_filters_of_every_frame(name):
@@ -769,6 +770,7 @@ def test_contraction_rate():
         (lambda f: stability.gradient_norms(rnndsp.delay(2000), np.zeros(10), 5), "memory_horizon"),
         (lambda f: stability.memory_horizon(f, np.zeros(10), drop_db=0), "drop_db"),
         (lambda f: stability.memory_capacity(f, n_frames=5), "n_frames=5"),
+        (lambda f: stability.memory_capacity(f, max_lag=100000), "n_frames=10000"),
         (lambda f: stability.memory_capacity(f, level=0), "level"),
         (lambda f: stability.memory_capacity(f, channel=1), "channel=1"),
         (lambda f: stability.memory_capacity(gain(1.0)), "states"),

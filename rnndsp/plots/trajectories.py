@@ -66,7 +66,7 @@ def lyapunov_plot(spectrum: LyapunovSpectrum, *, ax: Axes | None = None) -> BarC
     ax.grid(axis="y", alpha=0.3)
     what = "conditional Lyapunov exponents" if spectrum.conditional else "Lyapunov exponents"
     first, half_first = float(value[0]), float(half[0])
-    said = f"{what}, the largest {first:.4g}" + (f" ± {half_first:.2g}" if half_first else "")
+    said = f"{what}, the largest {first:.4g}" + (f" ± {half_first:.2g}" if half_first else "") + f" {unit}"
     verdict = (
         "differences grow: chaos" if interval[0, 0] > 0 else "differences fade" if interval[0, 1] < 0 else "neither"
     )

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rnndsp.stability.verdicts import below_one
 from rnndsp.statespace import DelayStateSpace
 
 __all__ = [
@@ -81,17 +82,17 @@ def norm_below_one(A: Real) -> str | None:
     """In which norm a matrix is below one: the 2-norm, a weighted maximum norm of its magnitudes, a weighted 2-norm."""
     norm = np.linalg.norm(A, 2)
     if norm < 1 - SLACK:
-        return f"2-norm {norm:.4g} < 1"
+        return f"2-norm {below_one(norm)} < 1"
     values, vectors = np.linalg.eig(np.abs(A))
     v = np.abs(vectors[:, np.argmax(values.real)]) + SLACK
     weighted = np.max(np.abs(A) @ v / v)
     if weighted < 1 - SLACK:
-        return f"weighted maximum norm {weighted:.4g} < 1"
+        return f"weighted maximum norm {below_one(weighted)} < 1"
     # no norm is below the spectral radius
     if len(A) > MAX_SCALED or np.max(np.abs(np.linalg.eigvals(A))) >= 1:
         return None
     scaled = diagonal_scaling(A)[0]
-    return f"2-norm {scaled:.4g} < 1, states being weighted" if scaled < 1 - SLACK else None
+    return f"2-norm {below_one(scaled)} < 1, states being weighted" if scaled < 1 - SLACK else None
 
 
 def diagonal_scaling(A: Real) -> tuple[float, Real]:

@@ -9,6 +9,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from rnndsp._checks import number
 from rnndsp._intervals import Interval
 from rnndsp.engine import Cell
 from rnndsp.errors import ParameterError, RnndspError
@@ -28,11 +29,12 @@ from rnndsp.stability.verdicts import (
     Property,
     Test,
     Verdict,
+    below_one,
 )
 from rnndsp.state import State
 from rnndsp.statespace import DelayStateSpace
 
-__all__ = ["Case", "certified_level"]
+__all__ = ["Case", "amplitude_of", "certified_level"]
 
 Controls = Mapping[str, ArrayLike]
 Real = NDArray[np.float64]
@@ -75,9 +77,7 @@ class Case:
     def __init__(
         self, filt: Filter, controls: Controls | None, *, input_bound: float = 1.0, state: State | None = None
     ) -> None:
-        if not (np.ndim(input_bound) == 0 and np.isfinite(input_bound) and input_bound >= 0):
-            raise ParameterError(f"{input_bound=} must be a finite number of at least 0")
-        self.filt, self.controls, self.input_bound = filt, controls, float(input_bound)
+        self.filt, self.controls, self.input_bound = filt, controls, amplitude_of(input_bound)
         silence = np.zeros((1, 1, filt.n_inputs))
         self.frame: Real = np.asarray(filt._extend(silence, controls)[0, 0], np.float64)
         self._state = state
@@ -176,7 +176,7 @@ class Case:
             return replace(refuted, tests=tests)
         passed = max((t for t in tests if t.passed), key=lambda t: t.margin, default=None)
         if passed:
-            said = f"{passed.name}: {passed.value:.4g} < 1"
+            said = f"{passed.name}: {below_one(passed.value)} < 1"
             return Property(ISS, Verdict.PROVED, said, f"biases count as inputs; {self.supposed}", tests=tests)
         return replace(known, name=ISS, tests=tests)
 
@@ -292,6 +292,13 @@ class Case:
             DECAY: self.decay,
         }
         return rows[name]()
+
+
+def amplitude_of(input_bound: float) -> float:
+    """A bound of inputs, checked."""
+    if number("input_bound", input_bound) < 0:
+        raise ParameterError(f"{input_bound=} must be a finite number of at least 0")
+    return float(input_bound)
 
 
 def _holds(filt: Filter, kind: type[Filter]) -> bool:

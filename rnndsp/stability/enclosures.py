@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from rnndsp._intervals import Interval
 from rnndsp.errors import RnndspError
-from rnndsp.stability.verdicts import CONTRACTION, Test
+from rnndsp.stability.verdicts import CONTRACTION, Test, below_one
 
 if TYPE_CHECKING:
     from rnndsp.engine import Cell
@@ -190,7 +190,7 @@ def _started(cell: Cell, place: Place, why: str) -> Enclosure:
     parts = ((cell, place),)
     published = published_tests(cell, place.u, CONTRACTION)
     passed = next((test for test in published if test.passed), None)
-    by_norm = f"{passed.name}: {passed.value:.4g} < 1" if passed else ""
+    by_norm = f"{passed.name}: {below_one(passed.value)} < 1" if passed else ""
     found = reach(cell, place.u)
     if found is None:
         return Enclosure(unbounded(cell.n_outputs), why or by_norm, tests=published, parts=parts)
@@ -200,7 +200,7 @@ def _started(cell: Cell, place: Place, why: str) -> Enclosure:
     tests = (Test(name, CONTRACTION, factor, 1 - SLACK, "ours: intervals through the units"), *published)
     gain = None
     if factor < 1 - SLACK:
-        why = why or f"a sample shrinks all differences to {factor:.6g} in a weighted maximum norm"
+        why = why or f"a sample shrinks all differences to {below_one(factor)} in a weighted maximum norm"
         J, B = jacobian(cell, x, place.u)
         gain = feedback_gain(J.mag, B.mag)
         gain = None if gain is None else gain[: cell.n_outputs, : cell.n_inputs]
@@ -235,7 +235,7 @@ def _settled(cell: Cell, place: Place, why: str) -> Enclosure:
         return Enclosure(unbounded(cell.n_outputs), why, tests=tests, parts=parts)
     n = cell.n_outputs
     y = Interval(tube.centre[:n]) + Interval(-tube.radius[:n], tube.radius[:n])
-    why = why or f"its slopes about rest close a loop of peak gain {value:.4g}"
+    why = why or f"its slopes about rest close a loop of peak gain {below_one(value)}"
     gain = tube.gain[:n, : cell.n_inputs]
     return Enclosure(y, why, gain, tests, parts)
 

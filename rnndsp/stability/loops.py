@@ -30,6 +30,8 @@ MAX_SAMPLES, MAX_POINTS, MAX_WORK = 2**16, 2**20, 1e10
 FINEST = 1e-13
 # Poles of a root locus: each two neighbouring gains take a matching of all of them. And nanoseconds it may take.
 MAX_POLES, MAX_LOCUS_COST = 2000, 1e11
+# Gains of a root locus lie below this, lest products of them overflow.
+LOUDEST = 1e100
 # How far the curve may bend away from its chords: of its size, and of its distance from the critical point.
 BEND, NEAR = 0.01, 0.1
 # Poles of the open loop this near to the circle are passed on the outside, at this distance.
@@ -242,8 +244,8 @@ def root_locus(
 
     loop = open_loop(filt, state, u, controls=controls)
     factors = np.asarray(gains, np.float64)
-    if factors.ndim != 1 or not factors.size or not np.isfinite(factors).all():
-        raise ParameterError(f"gains of shape {factors.shape} must be a row of finite numbers")
+    if factors.ndim != 1 or not factors.size or not (np.abs(factors) < LOUDEST).all():
+        raise ParameterError(f"gains of shape {factors.shape} must be a row of numbers below {LOUDEST:g}")
     if loop.n_states > MAX_POLES:
         raise ParameterError(
             f"{loop.n_states} poles are too many to follow, the most is {MAX_POLES}: shorten the delay"

@@ -12,7 +12,7 @@ from rnndsp._threads import one_thread
 from rnndsp.errors import ParameterError
 from rnndsp.filter import Filter
 from rnndsp.stability._decay import decay_certificate, is_outside, reaches
-from rnndsp.stability.certificates import Case, bounded_row, decay_in_words, found_poles, held
+from rnndsp.stability.certificates import Case, amplitude_of, bounded_row, decay_in_words, found_poles, held
 from rnndsp.stability.resting import pull
 from rnndsp.stability.spectrum import MARGIN
 from rnndsp.stability.verdicts import (
@@ -56,6 +56,7 @@ def report(filt: Filter, *, input_bound: float = 1.0, controls: Controls | None 
     ParameterError
         Controls that the filter does not have, or a bound below 0.
     """
+    amplitude_of(input_bound)
     for name, value in (controls or {}).items():
         if np.ndim(value):
             raise ParameterError(f"control {name}={value!r}: stability holds it still, so give one number")
@@ -104,7 +105,7 @@ def certify(
     if property not in PROPERTIES:
         raise ParameterError(f"{property=}: choose one of {list(PROPERTIES)}")
     if filt.period > 1 or filt.is_linear:
-        return report(filt, controls=controls)[property]
+        return report(filt, input_bound=input_bound, controls=controls)[property]
     return Case(filt, controls, input_bound=input_bound).row(property)
 
 

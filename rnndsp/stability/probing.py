@@ -202,6 +202,15 @@ class RestProbe:
         """A rest state by its name."""
         return {rest.name: rest for rest in self.rest_states}[name]
 
+    def others(self, transition: Transition) -> tuple[Transition, ...]:
+        """Of every other kind of stimulus the trial of the lowest level that leads the same way."""
+        found: dict[str, Transition] = {}
+        for trial in sorted(self.trials, key=lambda trial: abs(trial.level)):
+            if (trial.start, trial.end) == (transition.start, transition.end):
+                found.setdefault(trial.stimulus, trial)
+        found.pop(transition.stimulus, None)
+        return tuple(found.values())
+
     @property
     def unreached(self) -> tuple[str, ...]:
         """Rest states in which neither power-on nor any stimulus from elsewhere ended."""
@@ -213,7 +222,10 @@ class RestProbe:
         return {
             **plain(self),
             "rest_states": [rest.as_dict() for rest in self.rest_states],
-            "transitions": [transition.as_dict() for transition in self.transitions],
+            "transitions": [
+                {**flip.as_dict(), "others": [other.as_dict() for other in self.others(flip)]}
+                for flip in self.transitions
+            ],
             "trials": [trial.as_dict() for trial in self.trials],
             "unreached": list(self.unreached),
         }
@@ -871,7 +883,8 @@ def _sentences(probe: RestProbe) -> Iterator[str]:
     where = {NO_REST: "keeps it from coming to rest", ADRIFT: "leaves it adrift", BLOWN_UP: "makes it blow up"}
     for flip in probe.transitions:
         begin = "Right after power-on" if flip.start == POWER_ON else f"In {flip.start}"
-        yield f"{begin}, {flip} {where.get(flip.end, f'leaves it in {flip.end}')}."
+        others = "; and so does ".join(["", *map(str, probe.others(flip))])
+        yield f"{begin}, {flip} {where.get(flip.end, f'leaves it in {flip.end}')}{others}."
     moved = {flip.start for flip in probe.transitions}
     calm = [start for start in dict.fromkeys(trial.start for trial in probe.trials) if start not in moved]
     if calm:

@@ -167,6 +167,8 @@ def t60_s(radius: float, sample_rate: float) -> float:
     sample_rate : float
         Hz.
     """
+    if np.ndim(radius):
+        raise ParameterError("t60_s takes one radius: T60 of every pole is in modal_decomposition(filt).t60")
     if radius >= 1:
         return np.inf
     return float(-3 / (sample_rate * np.log10(radius))) if radius > 0 else 0.0
@@ -464,9 +466,12 @@ def coefficient_sensitivity(denominator: ArrayLike) -> CoefficientSensitivity:
     ParameterError
         Not one row of finite real numbers, or one that begins with 0.
     """
-    a = np.asarray(denominator, np.float64)
+    given = np.asarray(denominator)
+    a = given.astype(np.float64) if given.dtype.kind in "fiub" else np.empty(0)
     if a.ndim != 1 or not a.size or not np.isfinite(a).all() or a[0] == 0:
-        raise ParameterError(f"{denominator=} must be one row of finite numbers of which the first is not 0")
+        raise ParameterError(
+            f"{denominator=} must be one row of finite numbers of which the first is not 0; of a filter, to_ba() has it"
+        )
     pole = np.roots(a).astype(np.complex128)
     pole = pole[np.lexsort((np.angle(pole), -np.abs(pole)))]
     apart = pole[:, None] - pole + np.eye(pole.size)

@@ -747,9 +747,11 @@ def gradient_norms(
         _skip(filt, signal[passed:t], here)
         places.append(here.copy())
         passed = t
+    n_played = 1 if _stands_still(filt, signal) else start.size
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        rows = list(pool.map(lambda t, place: _gradients(filt, signal[t:], place, lag), start, places))
-    found = np.stack(rows, axis=1)
+        played = start[:n_played], places[:n_played]
+        rows = list(pool.map(lambda t, place: _gradients(filt, signal[t:], place, lag), *played))
+    found = np.stack(rows * (start.size // n_played), axis=1)
     return _judged(lag, start, found, filt.sample_rate)
 
 
@@ -788,8 +790,24 @@ def _entered(piece: Jacobians) -> Tangents:
 
 def _db(matrix: Real, log_scale: float = 0.0) -> float:
     """The 2-norm of ``exp(log_scale) * matrix``."""
-    norm = float(np.linalg.norm(matrix, 2)) if matrix.size else 0.0
+    norm = _norm(matrix) if matrix.size else 0.0
     return 20 / np.log(10) * (np.log(norm) + log_scale) if norm else -np.inf
+
+
+def _stands_still(filt: Filter, signal: Real) -> bool:
+    """Whether the Jacobian is the same at all frames."""
+    return filt.is_linear and not np.ptp(signal[:, filt.n_inputs :], axis=0).any()
+
+
+def _norm(matrix: Real) -> float:
+    """The 2-norm; of a large matrix to half of its digits, as all singular values would take a second."""
+    if min(matrix.shape) <= 64:
+        return float(np.linalg.norm(matrix, 2))
+    size = float(np.max(np.abs(matrix)))
+    if not size:
+        return 0.0
+    wide = matrix / size if len(matrix) <= matrix.shape[1] else matrix.T / size
+    return size * float(np.sqrt(np.linalg.eigvalsh(wide @ wide.T)[-1]))
 
 
 def _judged(lag: NDArray[np.int64], start: NDArray[np.int64], found: Real, sample_rate: float | None) -> GradientNorms:
@@ -981,7 +999,8 @@ def memory_capacity(
     """
     n = filt.n_states
     lags = max(2 * n, 100) if max_lag is None else whole_number("max_lag", max_lag, least=0)
-    whole_number("n_frames", n_frames)
+    if whole_number("n_frames", n_frames) <= lags:
+        raise ParameterError(f"{n_frames=} frames say nothing of lags up to {lags}: give more, or a smaller max_lag")
     start = max(whole_number("washout", washout, least=0), lags)
     if number("level", level) <= 0:
         raise ParameterError(f"{level=} must be positive")
@@ -1183,11 +1202,11 @@ def contraction_rate(
     root = _root(metric, n)
     runs = sensitivity(filt, u, state, size=size, n_runs=n_runs, controls=controls, seed=seed)
     seen, passed, largest = _starts(len(signal), n_seen), 0, 0.0
-    for t in seen:
+    for t in seen[:1] if _stands_still(filt, signal) else seen:
         _skip(filt, signal[passed:t], here)
         linear = filt._linearize(here, signal[t])
         J = linear.A if np.all(linear.delays == 1) else linear.expand().A
-        largest = max(largest, float(np.linalg.norm(np.linalg.solve(root.T, (root @ J).T).T, 2)))
+        largest = max(largest, _norm(J if metric is None else np.linalg.solve(root.T, (root @ J).T).T))
         passed = t
     floor = ROUNDING * (1 + float(np.linalg.norm(here.ravel())))
     rates = np.array([_slope(runs.index, d, floor) for d in runs.distance])

@@ -137,13 +137,23 @@ class StabilityReport:
         lines = [_columns(("property", "verdict", "margin", "what was found"), widths), "-" * sum(widths)]
         for row in self.properties:
             verdict = "local only" if row.verdict == Verdict.LOCAL else row.verdict.value
-            margin = "" if row.margin is None else f"{row.margin:.2g}" if abs(row.margin) < 1e4 else f"{row.margin:.0e}"
+            margin = "" if row.margin is None else _short(row.margin)
             said = wrap(row.statement, widths[-1], break_on_hyphens=False) or [""]
             if row.hypotheses:
                 said += wrap(f"supposing: {row.hypotheses}", widths[-1], break_on_hyphens=False)
             starts = ((row.name, verdict, margin), *[("", "", "")] * (len(said) - 1))
             lines += [_columns((*start, line), widths) for start, line in zip(starts, said, strict=True)]
         return "\n".join(lines)
+
+
+def _short(margin: float) -> str:
+    """In seven letters at most."""
+    return f"{margin:.2g}" if abs(margin) < 10 else f"{margin:.0f}" if abs(margin) < 1e4 else f"{margin:.0e}"
+
+
+def below_one(value: float) -> str:
+    """Four digits of it, and more where these would round to one."""
+    return f"{value:.4g}" if value < 0.9999 else f"1 - {1 - value:.2g}"
 
 
 def _columns(cells: Iterable[str], widths: tuple[int, ...]) -> str:
