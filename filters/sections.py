@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from functools import partial, reduce
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from rnndsp import _conversions
 from rnndsp._checks import whole_number
+from rnndsp._conversions import ACCURACY, ZPK
 from rnndsp._jit import inline, kernel
-from rnndsp._vectors import aligned, fma, lanes, load, load_each, store
-from rnndsp.activations import flush
-from rnndsp.errors import ParameterError
+from rnndsp._vectors import aligned, flushed, fma, lanes, load, load_each, store
+from rnndsp.activations import TINY, flush
 from rnndsp.filter import Filter
 from rnndsp.state import Field, State
-from rnndsp.statespace import DelayStateSpace, StateSpace, series
+from rnndsp.statespace import FAINTEST, DelayStateSpace, StateSpace, series
 
 __all__ = ["SOS", "TransferFunction"]
 
@@ -65,13 +67,15 @@ def _through(
 
 
 @kernel
-def _forward(u: Any, y: Any, z: Any, index: Any, table: Any, work: Any, taped: Any, known: Any, lanes: Any) -> None:
+def _forward(
+    u: Any, y: Any, z: Any, index: Any, table: Any, tiny: Any, work: Any, taped: Any, known: Any, lanes: Any
+) -> None:
     """Lanes are voices. ``known`` has as many entries as a section has states, three if there are more than two.
 
-    ``table`` has a row b0, b1, ..., a1, ... for every section, with at least two states, zeros if need be. ``work``
-    holds the states, those of each section and the zero that moves into the last one; then what goes through the
-    cascade, from the input to the output: a chunk of it, in place, or (one lane only) the tape, voice after voice, with
-    a row of all frames for the input of every section and one for the output.
+    ``table`` has a row b0, b1, ..., a1, ... for every section, with at least two states, zeros if need be. States below
+    ``tiny`` become zero. ``work`` holds the states, those of each section and the zero that moves into the last one;
+    then what goes through the cascade, from the input to the output: a chunk of it, in place, or (one lane only) the
+    tape, voice after voice, with a row of all frames for the input of every section and one for the output.
     """
     one = (None,)
     n_voices, n_frames, wide = u.shape[0], u.shape[1], len(lanes)
@@ -103,7 +107,7 @@ def _forward(u: Any, y: Any, z: Any, index: Any, table: Any, work: Any, taped: A
                 # at every sample this would lengthen the recursion by a third; 16 samples are too few to turn subnormal
                 if (index + end - 1) % 16 == 0:
                     for x in range(0, n_sections * own * wide, wide):
-                        store(work, x, flush(load(work, x, lanes, lanes)), lanes)
+                        store(work, x, flushed(load(work, x, lanes, lanes), tiny), lanes)
             for voice in range(n_taken):
                 for t in range(head, stop):
                     store(y, (first + voice) * n_frames + t, flush(load(work, leave + t * wide + voice, one, one)), one)
@@ -164,7 +168,7 @@ class _Cascade(Filter):
         return coefficients
 
     def _ready(self) -> tuple[Any, ...]:
-        """For the forward kernel: its table, ``known``, how few voices go one by one, and the lanes for these or more.
+        """For the forward kernel: its table, ``tiny``, ``known``, how few voices go one by one, and lanes for both.
 
         Lanes come with what makes the array to work in.
         """
@@ -172,22 +176,25 @@ class _Cascade(Filter):
         counts = 1, lanes(np.dtype(np.float64))
         few = counts[1] // 2 if self.order > LONG else 1
         across = (((None,) * n, partial(self._work, n, CHUNK * n)) for n in counts)
-        return np.hstack([b, a]), (None,) * min(self.order, 3), few, *across
+        # scipy puts all of the gain into the first section, where a low cutoff of order 24 has signals of 1e-60
+        level = np.min(np.cumprod(np.max(np.abs(b), axis=1)))
+        tiny = TINY["float64"] * float(np.clip(level, FAINTEST, 1))
+        return np.hstack([b, a]), tiny, (None,) * min(self.order, 3), few, *across
 
     def _work(self, n_lanes: int, size: int) -> NDArray[np.float64]:
         """The states, and room for ``size`` numbers."""
         return aligned((self.n_sections * (max(self.order, 2) + 1) * n_lanes + size,), np.float64)
 
     def _advance(self, u: NDArray[Any], state: State, y: NDArray[Any]) -> None:
-        table, known, few, one, wide = self._derived("ready", self._ready)
+        table, tiny, known, few, one, wide = self._derived("ready", self._ready)
         across, make = wide if u.shape[0] > few else one
-        _forward(u, y, state.rows, state.index, table, state.workspace(across, make), False, known, across)
+        _forward(u, y, state.rows, state.index, table, tiny, state.workspace(across, make), False, known, across)
 
     def _record(self, u: NDArray[Any], state: State) -> tuple[NDArray[Any], Any]:
-        table, known, *_ = self._derived("ready", self._ready)
+        table, tiny, known, *_ = self._derived("ready", self._ready)
         shape = (u.shape[0], self.n_sections + 1, u.shape[1])
         y, work = np.empty((*u.shape[:2], 1), u.dtype), self._work(1, math.prod(shape))
-        _forward(u, y, state.rows, state.index, table, work, True, known, (None,))
+        _forward(u, y, state.rows, state.index, table, tiny, work, True, known, (None,))
         return y, work[work.size - math.prod(shape) :].reshape(shape)
 
     def _adjoint(
@@ -201,12 +208,29 @@ class _Cascade(Filter):
 
     def _linearize(self, state: State, u: NDArray[Any]) -> DelayStateSpace:
         def section(b: NDArray[Any], a: NDArray[Any]) -> DelayStateSpace:
-            A = np.eye(self.order, k=1)
-            A[:, :1] -= a[:, None]
-            C = np.eye(1, self.order)
-            return StateSpace(A, (b[1:] - a * b[0])[:, None], C, b[:1, None], sample_rate=self.sample_rate)
+            return StateSpace(*_conversions.section(b, a), sample_rate=self.sample_rate)
 
         return reduce(series, map(section, *self._coefficients()))
+
+    def to_ba(self, *, tolerance: float = ACCURACY) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Numerator and denominator in rising powers of 1/z, scipy's ``(b, a)``.
+
+        Parameters
+        ----------
+        tolerance : float
+            By how much of itself rounding the coefficients may change the frequency response; a sharp filter of high
+            order loses all of it.
+
+        Raises
+        ------
+        ParameterError
+            It would change by more; the message says by how much.
+        """
+        return _conversions.sos_to_ba(self.to_sos(), tolerance)
+
+    @abstractmethod
+    def to_sos(self) -> NDArray[np.float64]:
+        """Scipy's table of second-order sections."""
 
 
 class SOS(_Cascade):
@@ -232,8 +256,10 @@ class SOS(_Cascade):
     the signal's dtype, as float32 coefficients move poles near z = 1.
 
     *Stability*: the state decays if and only if \|a2\| < 1 and \|a1\| < 1 + a2 in every section, for constant
-    coefficients: sections switched while they run can grow although each is stable. Under the same condition the output
-    is bounded for bounded input, and under no other unless a zero of the cascade cancels an outer pole.
+    coefficients. Under the same condition the output is bounded for bounded input, and under no other unless a zero of
+    the cascade cancels an outer pole. Coefficients that change while it runs may make it grow without bound although
+    every setting is stable: two resonances of radius 0.99, at 0.05 and 3 rad, in turn at every sample grow by 2.38 a
+    sample. To modulate take :class:`StateVariable`, :class:`CoupledForm` or :class:`Lattice`, which stay bounded.
 
     Raises
     ------
@@ -242,7 +268,7 @@ class SOS(_Cascade):
 
     See Also
     --------
-    StateVariable : second order, safe to modulate.
+    StateVariable, CoupledForm, Lattice : safe to modulate.
 
     References
     ----------
@@ -258,27 +284,67 @@ class SOS(_Cascade):
     """
 
     def __init__(self, sos: ArrayLike, *, sample_rate: float | None = None) -> None:
-        table = np.asarray(sos)
-        if table.ndim != 2 or table.shape[1] != 6 or not len(table):
-            raise ParameterError(f"sos has shape {table.shape}, must be (n_sections, 6): rows b0, b1, b2, a0, a1, a2")
-        b, a = _normalised(*np.split(_real("sos", table), 2, axis=1))
-        super().__init__({"n_sections": len(table)}, {"b": b, "a": a}, sample_rate=sample_rate)
+        table = _conversions.sections(sos)
+        params = {"b": table[:, :3], "a": table[:, 4:]}
+        super().__init__({"n_sections": len(table)}, params, sample_rate=sample_rate)
 
     def _setup(self) -> None:
         self._set_size(self.config["n_sections"], 2)
 
     @classmethod
     def from_zpk(cls, z: ArrayLike, p: ArrayLike, k: float, *, sample_rate: float | None = None) -> Self:
-        """The cascade with zeros ``z``, poles ``p`` and gain ``k``, paired by scipy's ``zpk2sos``."""
-        from scipy.signal import zpk2sos
+        """From zeros, poles and gain, paired by scipy's ``zpk2sos``.
 
-        return cls(zpk2sos(np.asarray(z), np.asarray(p), k), sample_rate=sample_rate)
+        Parameters
+        ----------
+        z, p : array of complex numbers
+            At most as many zeros as poles; what they are fewer is latency.
+        k : float
+            Spread over the sections by powers of two, so that none works at a level of 1e-60 or 1e60.
+        sample_rate : float, optional
+            Hz.
+
+        Raises
+        ------
+        ParameterError
+            More zeros than poles, or complex ones without their conjugates.
+        """
+        return cls(_conversions.zpk_to_sos(z, p, k), sample_rate=sample_rate)
+
+    @classmethod
+    def from_ba(
+        cls, b: ArrayLike, a: ArrayLike, *, tolerance: float = ACCURACY, sample_rate: float | None = None
+    ) -> Self:
+        """From numerator and denominator, as :class:`TransferFunction` has them, by their roots.
+
+        Parameters
+        ----------
+        b, a : array, one-dimensional
+        tolerance : float
+            As in :meth:`TransferFunction.to_zpk`.
+        sample_rate : float, optional
+            Hz.
+
+        Raises
+        ------
+        ParameterError
+            Coefficients that have lost too many digits.
+        """
+        return cls(TransferFunction(b, a).to_sos(tolerance=tolerance), sample_rate=sample_rate)
 
     @property
     def sos(self) -> NDArray[np.float64]:
         """The sections as scipy's array of shape (n_sections, 6)."""
         b, a = self._coefficients()
         return np.hstack([b, np.ones((self.n_sections, 1)), a])
+
+    def to_sos(self) -> NDArray[np.float64]:
+        """The same as :attr:`sos`."""
+        return self.sos
+
+    def to_zpk(self) -> ZPK:
+        """Zeros, poles and gain, scipy's ``(z, p, k)``; those at 0 that only fill up a section left out."""
+        return _conversions.rows_to_zpk((row[:3], row[3:]) for row in self.sos)
 
 
 class TransferFunction(_Cascade):
@@ -306,7 +372,8 @@ class TransferFunction(_Cascade):
     *Stability*: the state decays if and only if all roots of z^K + a1 z^(K-1) + ... + aK lie within the unit circle.
     Then the output is bounded for bounded input, and else only if a zero cancels every outer root. K roots that lie
     together move by the K-th root of a rounding error: above order 6 or so, for a low cutoff sooner, design an
-    :class:`SOS` instead, since :meth:`to_sos` cannot bring back what the coefficients have lost.
+    :class:`SOS` instead, since :meth:`to_sos` cannot bring back what the coefficients have lost. Coefficients that change
+    while it runs may make it grow, as those of :class:`SOS`.
 
     Raises
     ------
@@ -324,37 +391,86 @@ class TransferFunction(_Cascade):
     """
 
     def __init__(self, b: ArrayLike, a: ArrayLike, *, sample_rate: float | None = None) -> None:
-        numerator, denominator = _real("b", b), _real("a", a)
-        for name, value in (("b", numerator), ("a", denominator)):
-            if value.ndim != 1 or not value.size:
-                raise ParameterError(f"{name} has shape {value.shape}, must be one-dimensional and not empty")
-        order = max(numerator.size, denominator.size) - 1
-        full = (np.pad(c, (0, order + 1 - c.size))[None] for c in (numerator, denominator))
-        params = dict(zip("ba", _normalised(*full), strict=True))
-        super().__init__({"order": order}, params, sample_rate=sample_rate)
+        numerator, denominator = _conversions.polynomials(b, a)
+        params = {"b": numerator[None], "a": denominator[None, 1:]}
+        super().__init__({"order": numerator.size - 1}, params, sample_rate=sample_rate)
 
     def _setup(self) -> None:
         self._set_size(1, self.config["order"])
 
-    def to_sos(self) -> SOS:
-        """The same filter in second-order sections, paired by scipy's ``tf2sos``; its state has another layout."""
-        from scipy.signal import tf2sos
+    @classmethod
+    def from_zpk(
+        cls, z: ArrayLike, p: ArrayLike, k: float, *, tolerance: float = ACCURACY, sample_rate: float | None = None
+    ) -> Self:
+        """From zeros, poles and gain, where polynomials can hold them.
 
+        Parameters
+        ----------
+        z, p : array of complex numbers
+            At most as many zeros as poles; what they are fewer is latency.
+        k : float
+        tolerance : float
+            As in :meth:`to_ba`.
+        sample_rate : float, optional
+            Hz.
+
+        Raises
+        ------
+        ParameterError
+            As in :meth:`SOS.from_zpk`, or too many digits would be lost.
+        """
+        return cls.from_sos(_conversions.zpk_to_sos(z, p, k), tolerance=tolerance, sample_rate=sample_rate)
+
+    @classmethod
+    def from_sos(cls, sos: ArrayLike, *, tolerance: float = ACCURACY, sample_rate: float | None = None) -> Self:
+        """From second-order sections, where polynomials can hold them.
+
+        Parameters
+        ----------
+        sos : array, shape (n_sections, 6)
+        tolerance : float
+            As in :meth:`to_ba`.
+        sample_rate : float, optional
+            Hz.
+
+        Raises
+        ------
+        ParameterError
+            As in :class:`SOS`, or too many digits would be lost.
+        """
+        return cls(*SOS(sos).to_ba(tolerance=tolerance), sample_rate=sample_rate)
+
+    def to_ba(self, *, tolerance: float = ACCURACY) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Its own coefficients, scipy's ``(b, a)``: nothing is lost, whatever the tolerance."""
         (b,), (a,) = self._coefficients()
-        return SOS(tf2sos(b, [1, *a]), sample_rate=self.sample_rate)
+        return b, np.concatenate([[1.0], a])
 
+    def to_zpk(self, *, tolerance: float = ACCURACY) -> ZPK:
+        """Zeros, poles and gain, scipy's ``(z, p, k)``.
 
-def _real(name: str, value: ArrayLike) -> NDArray[np.float64]:
-    array = np.asarray(value)
-    if array.dtype.kind not in "fiub":
-        raise ParameterError(f"{name} has dtype {array.dtype}; give real coefficients")
-    return array.astype(np.float64)
+        Parameters
+        ----------
+        tolerance : float
+            By how much of itself rounding the coefficients, in the last digit, may have changed the frequency response.
 
+        Raises
+        ------
+        ParameterError
+            It may have changed by more, or the order is above 1000.
+        """
+        return _conversions.ba_to_zpk(*self.to_ba(), tolerance)
 
-def _normalised(b: NDArray[np.float64], a: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Rows of numerators and denominators divided by a0, which is left out."""
-    if not a[:, 0].all():
-        raise ParameterError(
-            "a0 = 0: the first coefficient of a denominator must not vanish, or the output would precede the input"
-        )
-    return b / a[:, :1], a[:, 1:] / a[:, :1]
+    def to_sos(self, *, tolerance: float = ACCURACY) -> NDArray[np.float64]:
+        """Scipy's table of second-order sections, by :meth:`to_zpk`; the state of :class:`SOS` has another layout.
+
+        Parameters
+        ----------
+        tolerance : float
+            As in :meth:`to_zpk`.
+
+        Raises
+        ------
+        ParameterError
+            As in :meth:`to_zpk`.
+        """
+        return _conversions.zpk_to_sos(*self.to_zpk(tolerance=tolerance))

@@ -71,8 +71,9 @@ def rows_to_zpk(rows: Iterable[tuple[Real, Real]]) -> ZPK:
     for b, a in rows:
         first = b[np.flatnonzero(b)[:1]]
         k *= float(first[0] / a[0]) if first.size else 0.0
-        z.append(_roots(b))
-        p.append(_roots(a))
+        with np.errstate(all="ignore"):  # a zero beyond all numbers
+            z.append(_roots(b))
+            p.append(_roots(a))
     return ZPK(*without_origin(np.concatenate(z), np.concatenate(p)), k)
 
 
@@ -92,8 +93,8 @@ def _roots(c: Real) -> NDArray[np.complex128]:
     half, last = -c[1] / c[0] / 2, c[2] / c[0]
     square = half * half - last
     if square < 0:
-        return half + np.sqrt(-square) * np.array([1j, -1j])
-    far = half + np.copysign(np.sqrt(square), half)
+        return np.asarray(half + np.sqrt(-square) * np.array([1j, -1j]), np.complex128)
+    far = half + np.copysign(np.sqrt(square) if np.isfinite(square) else abs(half), half)
     return np.array([far, last / far if far else 0.0], np.complex128)
 
 
@@ -170,8 +171,10 @@ def zpk_to_sos(z: ArrayLike, p: ArrayLike, k: float) -> Real:
     gain, latency = number("k", k), poles.size - zeros.size
     if latency < 0:
         raise ParameterError(f"{-latency} more zeros than poles look ahead: a filter needs at least as many poles")
-    from scipy.signal import zpk2sos
+    from scipy import signal
 
+    # whose type knows real zeros and poles only
+    zpk2sos: Any = signal.zpk2sos
     # each is delayed a sample below
     zeros = np.concatenate([zeros, np.zeros(latency)])
     single = np.zeros((poles.size % 2, 6))
@@ -279,13 +282,13 @@ def _normalised(b: Real, a: Real) -> tuple[Real, Real]:
 
 def sos_to_ss(sos: Real) -> Matrices:
     """A chain of sections, whose state matrix keeps the digits that coefficients of a high order lose."""
-    from rnndsp.statespace import DENSE_LIMIT, StateSpace, series
+    from rnndsp.statespace import DENSE_LIMIT, DelayStateSpace, StateSpace, series
 
     if not np.isfinite(sos).all():
         raise ParameterError("sos holds NaN or infinity")
     if 2 * len(sos) > DENSE_LIMIT:
         raise ParameterError(f"{len(sos)} sections are too many for a dense state matrix: run them as an SOS filter")
-    parts = []
+    parts: list[DelayStateSpace] = []
     for row in _spread(sos):
         # no state for what is zero
         order = max(np.flatnonzero(row[:3] != 0).max(initial=0), np.flatnonzero(row[3:] != 0).max(initial=0))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -100,7 +101,7 @@ def _one_entry(linear: DelayStateSpace, entry: tuple[int, int] | None) -> DelayS
 def _reached(linear: DelayStateSpace) -> DelayStateSpace:
     """Without the lines to which nothing leads from the inputs, or from which nothing leads to the outputs."""
     A, B, C, D = linear._matrices
-    kept = _led_to(A != 0, B.any(axis=1)) & _led_to(A.T != 0, C.any(axis=0))
+    kept = _led_to(A != 0, np.any(B != 0, axis=1)) & _led_to(A.T != 0, np.any(C != 0, axis=0))
     if kept.all():
         return linear
     return space(A[np.ix_(kept, kept)], B[kept], C[:, kept], D, linear.delays[kept], sample_rate=linear.sample_rate)
@@ -147,9 +148,9 @@ def _part_zpk(part: DelayStateSpace) -> ZPK:
     if len(p) == len(z):
         return ZPK(z, p, float(D[0, 0]))
     # what comes first, at a level where nothing is flushed
-    b, c = (float(np.max(np.abs(x))) or 1.0 for x in (B, C))
-    h = part.replace(B=B / b, C=C / c, D=0 * D)(np.eye(1, len(p) - len(z) + 1)[0])
-    return ZPK(z, p, float(h[-1]) * b * c)
+    into, out = (float(np.max(np.abs(x))) or 1.0 for x in (B, C))
+    h = part.replace(B=B / into, C=C / out, D=0 * D)(np.eye(1, len(p) - len(z) + 1)[0])
+    return ZPK(z, p, float(h[-1]) * into * out)
 
 
 # ---- fewer states
@@ -412,8 +413,9 @@ def discretized(
         step = float(np.tan(np.pi * prewarp_hz / rate) / (np.pi * prewarp_hz))
     # for its checks of shapes and values
     given = StateSpace(A, B, C, D)._matrices
-    from scipy.signal import cont2discrete
+    from scipy import signal
 
+    cont2discrete: Any = signal.cont2discrete  # whose types are for systems of another kind
     try:
         with warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")  # of an ill-conditioned matrix: its inverse is looked at

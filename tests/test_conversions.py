@@ -140,3 +140,14 @@ def test_sections_through_scipy():
     back = StateSpace.from_scipy(filt.linearize().to_scipy())
     u = np.random.default_rng(1).standard_normal(500)
     np.testing.assert_allclose(back(u), filt(u), atol=1e-12)
+
+
+@pytest.mark.parametrize("order", [6, 24])
+def test_sections_through_control(order):
+    control = pytest.importorskip("control")
+    sos = signal.ellip(order, 1, 60, 0.5, output="sos")
+    u = np.random.default_rng(2).standard_normal(300)
+    system = StateSpace.from_sos(sos, sample_rate=48000).to_control()
+    y = control.forced_response(system, inputs=u).outputs
+    np.testing.assert_allclose(y, signal.sosfilt(sos, u), atol=1e-12)
+    np.testing.assert_allclose(StateSpace.from_control(system)(u), SOS(sos)(u), atol=1e-12)
