@@ -11,72 +11,112 @@ from numpy.typing import NDArray
 from rnndsp._jit import inline, kernel
 from rnndsp.activations import flush
 from rnndsp.errors import ParameterError
-from rnndsp.filter import Control, Filter
+from rnndsp.filter import Control
+from rnndsp.filters._modulated import Modulated
 from rnndsp.stability import Boundedness
 from rnndsp.state import Field, State
-from rnndsp.statespace import DelayStateSpace, StateSpace
 
 __all__ = ["StateVariable"]
 
-# Every output is m_u u + (m_1 + m_k k) v1 + m_2 v2.
+# Every output is m_u u + (m_1 + m_k k) v1 + m_2 v2, each m a polynomial in A = 10^(gain_db / 40), of coefficients in
+# rising powers. Last come the powers of A that g and k are multiplied by.
 _KINDS = {
-    "lowpass": (0.0, 0.0, 0.0, 1.0),
-    "bandpass": (0.0, 1.0, 0.0, 0.0),
-    "highpass": (1.0, 0.0, -1.0, -1.0),
-    "notch": (1.0, 0.0, -1.0, 0.0),
+    "lowpass": ((0.0, 0.0, 0.0), (0.0, 0.0, 0.0), (0.0, 0.0, 0.0), (1.0, 0.0, 0.0), (0.0, 0.0, 0.0)),
+    "bandpass": ((0.0, 0.0, 0.0), (1.0, 0.0, 0.0), (0.0, 0.0, 0.0), (0.0, 0.0, 0.0), (0.0, 0.0, 0.0)),
+    "highpass": ((1.0, 0.0, 0.0), (0.0, 0.0, 0.0), (-1.0, 0.0, 0.0), (-1.0, 0.0, 0.0), (0.0, 0.0, 0.0)),
+    "notch": ((1.0, 0.0, 0.0), (0.0, 0.0, 0.0), (-1.0, 0.0, 0.0), (0.0, 0.0, 0.0), (0.0, 0.0, 0.0)),
+    "allpass": ((1.0, 0.0, 0.0), (0.0, 0.0, 0.0), (-2.0, 0.0, 0.0), (0.0, 0.0, 0.0), (0.0, 0.0, 0.0)),
+    "peaking": ((1.0, 0.0, 0.0), (0.0, 0.0, 0.0), (-1.0, 0.0, 1.0), (0.0, 0.0, 0.0), (0.0, -1.0, 0.0)),
+    "low_shelf": ((1.0, 0.0, 0.0), (0.0, 0.0, 0.0), (-1.0, 1.0, 0.0), (-1.0, 0.0, 1.0), (-0.5, 0.0, 0.0)),
+    "high_shelf": ((0.0, 0.0, 1.0), (0.0, 0.0, 0.0), (0.0, 1.0, -1.0), (1.0, 0.0, -1.0), (0.5, 0.0, 0.0)),
 }
+_WITH_GAIN = ("peaking", "low_shelf", "high_shelf")
 
 
 @inline
-def _solve(u: Any, g: Any, k: Any, s1: Any, s2: Any) -> Any:
-    """Both integrators' outputs, and the 1 / (1 + g (g + k)) that solves their loop without a delay."""
-    h = 1 / (1 + g * (g + k))
+def _loop(g: Any, k: Any) -> Any:
+    """What solves the loop of both integrators, which has no delay."""
+    return 1 / (1 + g * (g + k))
+
+
+@inline
+def _solve(u: Any, g: Any, h: Any, s1: Any, s2: Any) -> Any:
+    """Both integrators' outputs."""
     v1 = h * (s1 + g * (u - s2))
-    return v1, s2 + g * v1, h
+    return v1, s2 + g * v1
+
+
+@inline
+def _gained(gain_db: Any, kind: Any) -> Any:
+    """A, what g and k are multiplied by, what is mixed, and the slope of that by A."""
+    A = 10 ** (gain_db / 40)
+    (u0, u1, u2), (a0, a1, a2), (k0, k1, k2), (b0, b1, b2), (of_g, of_k, _) = kind
+    mix = u0 + A * (u1 + A * u2), a0 + A * (a1 + A * a2), k0 + A * (k1 + A * k2), b0 + A * (b1 + A * b2)
+    slope = u1 + 2 * A * u2, a1 + 2 * A * a2, k1 + 2 * A * k2, b1 + 2 * A * b2
+    return A, A**of_g, A**of_k, mix, slope
 
 
 @kernel
-def _forward(u: Any, y: Any, s: Any, rate: Any, mix: Any, tape: Any) -> None:
-    m_u, m_1, m_k, m_2 = mix
+def _forward(u: Any, y: Any, s: Any, rate: Any, kind: Any, tape: Any) -> None:
     taped = tape.shape[1] > 0
     for voice in range(u.shape[0]):
         s1, s2 = s[voice, 0], s[voice, 1]
-        cutoff = g = 0.0
+        cutoff, q, gain_db, tangent, g, h = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
+        _, of_g, of_k, mix, _ = _gained(gain_db, kind)
+        by_u, by_1, by_2 = 0.0, 0.0, 0.0
         for t in range(u.shape[1]):
-            x, k = np.float64(u[voice, t, 0]), 1 / np.float64(u[voice, t, 2])
-            if u[voice, t, 1] != cutoff:  # most knobs rest most of the time, and the tangent is half of the work
-                cutoff = np.float64(u[voice, t, 1])
-                g = math.tan(math.pi * cutoff / rate)
+            gain = np.float64(u[voice, t, 3]) if u.shape[2] > 3 else 0.0
+            # most knobs rest most of the time, and what follows from them is most of the work
+            if u[voice, t, 1] != cutoff or u[voice, t, 2] != q or gain != gain_db:
+                if u[voice, t, 1] != cutoff:
+                    cutoff = np.float64(u[voice, t, 1])
+                    tangent = math.tan(math.pi * cutoff / rate)
+                if gain != gain_db:
+                    gain_db = gain
+                    _, of_g, of_k, mix, _ = _gained(gain_db, kind)
+                q = np.float64(u[voice, t, 2])
+                g, k = tangent * of_g, of_k / q
+                h = _loop(g, k)
+                by_u, by_1, by_2 = mix[0], mix[1] + mix[2] * k, mix[3]
             if taped:
                 tape[voice, t, 0], tape[voice, t, 1] = s1, s2
-            v1, v2, _ = _solve(x, g, k, s1, s2)
+            x = np.float64(u[voice, t, 0])
+            v1, v2 = _solve(x, g, h, s1, s2)
             s1, s2 = flush(2 * v1 - s1), flush(2 * v2 - s2)
-            y[voice, t, 0] = flush(m_u * x + (m_1 + m_k * k) * v1 + m_2 * v2)
+            y[voice, t, 0] = flush(by_u * x + by_1 * v1 + by_2 * v2)
         s[voice, 0], s[voice, 1] = s1, s2
 
 
 @kernel
-def _backward(dy: Any, u: Any, du: Any, ds: Any, rate: Any, mix: Any, tape: Any) -> None:
-    m_u, m_1, m_k, m_2 = mix
+def _backward(dy: Any, u: Any, du: Any, ds: Any, rate: Any, kind: Any, tape: Any) -> None:
     for voice in range(dy.shape[0]):
         d1, d2 = ds[voice, 0], ds[voice, 1]
         for t in range(dy.shape[1] - 1, -1, -1):
-            x, k = np.float64(u[voice, t, 0]), 1 / np.float64(u[voice, t, 2])
-            g = math.tan(math.pi * np.float64(u[voice, t, 1]) / rate)
+            x, q = np.float64(u[voice, t, 0]), np.float64(u[voice, t, 2])
+            gain_db = np.float64(u[voice, t, 3]) if u.shape[2] > 3 else 0.0
+            A, of_g, of_k, mix, slope = _gained(gain_db, kind)
+            tangent = math.tan(math.pi * np.float64(u[voice, t, 1]) / rate)
+            (m_u, m_1, m_k, m_2), (n_u, n_1, n_k, n_2) = mix, slope
+            g, k = tangent * of_g, of_k / q
+            h = _loop(g, k)
             s1, s2, d = tape[voice, t, 0], tape[voice, t, 1], np.float64(dy[voice, t, 0])
-            v1, _, h = _solve(x, g, k, s1, s2)
+            v1, v2 = _solve(x, g, h, s1, s2)
             dv2 = 2 * d2 + m_2 * d
             dv1 = h * (2 * d1 + (m_1 + m_k * k) * d + g * dv2)  # by s1 + g (u - s2)
             dg = v1 * dv2 + (x - s2 - (2 * g + k) * v1) * dv1
             dk = m_k * v1 * d - g * v1 * dv1
             d1, d2 = dv1 - d1, dv2 - d2 - g * dv1
             du[voice, t, 0] = m_u * d + g * dv1
-            du[voice, t, 1] = dg * (1 + g * g) * math.pi / rate
-            du[voice, t, 2] = -dk * k * k
+            du[voice, t, 1] = dg * of_g * (1 + tangent * tangent) * math.pi / rate
+            du[voice, t, 2] = -dk * k / q
+            if u.shape[2] > 3:
+                by_A = d * (n_u * x + (n_1 + n_k * k) * v1 + n_2 * v2)
+                by_A += (kind[4][0] * g * dg + kind[4][1] * k * dk) / A
+                du[voice, t, 3] = by_A * A * math.log(10) / 40
         ds[voice, 0], ds[voice, 1] = d1, d2
 
 
-class StateVariable(Filter):
+class StateVariable(Modulated):
     r"""Trapezoidal (topology-preserving) state variable filter: second order, to be modulated at will.
 
     .. math::
@@ -84,22 +124,38 @@ class StateVariable(Filter):
             \qquad g = \tan\frac{\pi f_c}{f_s}, \quad k = \frac1q \\
         s_1 &\leftarrow 2 v_1 - s_1, \quad s_2 \leftarrow 2 v_2 - s_2
 
-    lowpass :math:`v_2`, bandpass :math:`v_1`, highpass :math:`u - k v_1 - v_2`, notch :math:`u - k v_1`. The bandpass
-    has gain q at the cutoff (skirts of constant gain), the others have gain one in their pass bands.
+    lowpass :math:`v_2`, bandpass :math:`v_1`, highpass :math:`u - k v_1 - v_2`, notch :math:`u - k v_1`, allpass
+    :math:`u - 2 k v_1`. The bandpass has gain q at the cutoff (skirts of constant gain), the others have gain one in
+    their pass bands.
+
+    Those with a gain, A = 10^(gain_db / 40), are the analogue prototypes of the usual equalisers:
+
+    ==========  =======================================  ==========  ============
+    kind        output                                   g times     k times
+    ==========  =======================================  ==========  ============
+    peaking     u + (A² - 1) k v1                        1           1/A
+    low_shelf   u + (A - 1) k v1 + (A² - 1) v2           A^(-1/2)    1
+    high_shelf  A² u + (A - A²) k v1 + (1 - A²) v2       A^(1/2)     1
+    ==========  =======================================  ==========  ============
+
+    peaking has gain_db at the cutoff and 0 dB far from it; a shelf has gain_db on its side, 0 dB on the other and half
+    of it, in dB, at the cutoff.
 
     Parameters
     ----------
-    kind : {"lowpass", "bandpass", "highpass", "notch"}
+    kind : {"lowpass", "bandpass", "highpass", "notch", "allpass", "peaking", "low_shelf", "high_shelf"}
     cutoff_hz : float
         Default of the control ``cutoff_hz``, within 1 Hz and 0.49 sample_rate.
     q : float
         Default of the control ``q``, within 0.1 and 100; 1/sqrt(2) is Butterworth's, -3 dB at the cutoff.
+    gain_db : float
+        Default of the control ``gain_db`` of peaking and shelves, within -40 and 40; the other kinds have none.
     sample_rate : float
         Hz.
 
     Notes
     -----
-    *Controls*: ``cutoff_hz`` and ``q``, read at every sample.
+    *Controls*: ``cutoff_hz`` and ``q``, and ``gain_db`` where the kind has it, read at every sample.
 
     *State*: ``s`` (s1, s2), zero at rest; float64 whatever the signal's dtype.
 
@@ -114,7 +170,7 @@ class StateVariable(Filter):
     Raises
     ------
     ParameterError
-        A kind that does not exist, no sample rate, a control out of its range.
+        A kind that does not exist, no sample rate, a control out of its range, a gain for a kind that has none.
 
     References
     ----------
@@ -123,13 +179,19 @@ class StateVariable(Filter):
     applications".
     """
 
-    is_linear = True
-    n_inputs = n_outputs = 1
-
     def __init__(
-        self, kind: str = "lowpass", *, cutoff_hz: float = 1000.0, q: float = 0.7071, sample_rate: float | None
+        self,
+        kind: str = "lowpass",
+        *,
+        cutoff_hz: float = 1000.0,
+        q: float = 0.7071,
+        gain_db: float = 0.0,
+        sample_rate: float | None,
     ) -> None:
-        super().__init__({"kind": kind, "cutoff_hz": cutoff_hz, "q": q}, {}, sample_rate=sample_rate)
+        config = {"kind": kind, "cutoff_hz": cutoff_hz, "q": q}
+        if kind in _WITH_GAIN or gain_db != 0:
+            config["gain_db"] = gain_db
+        super().__init__(config, {}, sample_rate=sample_rate)
 
     def _setup(self) -> None:
         self._no_children()
@@ -142,12 +204,11 @@ class StateVariable(Filter):
             Control("cutoff_hz", cutoff_hz, 1.0, 0.49 * self.sample_rate),
             Control("q", q, 0.1, 100.0),
         )
+        if kind in _WITH_GAIN:
+            self.controls += (Control("gain_db", self.config.get("gain_db", 0.0), -40.0, 40.0),)
         for control in self.controls:
             control.check(control.default)
         self.fields = (Field("s", (2,)),)
-
-    def _state_dtype(self, dtype: np.dtype[Any]) -> np.dtype[Any]:
-        return np.dtype(np.float64)
 
     def _run(self, u: NDArray[Any], state: State, y: NDArray[Any], tape: NDArray[np.float64]) -> None:
         _forward(u, y, state.rows, self.sample_rate, _KINDS[self.config["kind"]], tape)
@@ -175,14 +236,3 @@ class StateVariable(Filter):
 
     def _contraction(self) -> str | None:
         return "the energy of a state variable filter falls, whatever its controls do"
-
-    def _linearize(self, state: State, u: NDArray[Any]) -> DelayStateSpace:
-        # linear at fixed controls: its answers to s = (1, 0), s = (0, 1) and u = 1 are the columns of the matrices
-        frames = np.tile(u, (3, 1, 1))
-        frames[:, 0, 0] = 0, 0, 1
-        unit = self.rest_state((3,))
-        unit.s[:2] = np.eye(2)
-        y = np.empty((3, 1, 1))
-        self._advance(frames, unit, y)
-        AB, CD = unit.s.T, y[:, 0].T
-        return StateSpace(AB[:, :2], AB[:, 2:], CD[:, :2], CD[:, 2:], sample_rate=self.sample_rate)

@@ -60,6 +60,65 @@ def test_linearised_at_the_given_controls(kind):
     assert linear.sample_rate == RATE and (linear.n_inputs, linear.n_outputs, linear.n_states) == (1, 1, 2)
 
 
+EQUALISERS = {
+    # numerator and denominator of R. Bristow-Johnson's analogue prototypes, A = 10^(gain_db / 40)
+    "peaking": lambda A, q: ([1, A / q, 1], [1, 1 / (A * q), 1]),
+    "low_shelf": lambda A, q: ([A, A**1.5 / q, A * A], [A, A**0.5 / q, 1]),
+    "high_shelf": lambda A, q: ([A * A, A**1.5 / q, A], [1, A**0.5 / q, A]),
+    "allpass": lambda A, q: ([1, -1 / q, 1], [1, 1 / q, 1]),
+}
+
+
+@pytest.mark.parametrize("equaliser", EQUALISERS)
+@pytest.mark.parametrize(
+    ("cutoff_hz", "q", "gain_db"), [(80.0, 0.5, 6.0), (1000.0, 0.7071, -12.0), (9000.0, 8.0, 20.0)]
+)
+def test_equalisers_equal_their_bilinear_biquads(equaliser, cutoff_hz, q, gain_db):
+    given = {} if equaliser == "allpass" else {"gain_db": gain_db}
+    filt, u = StateVariable(equaliser, cutoff_hz=cutoff_hz, q=q, sample_rate=RATE, **given), noise(4000)
+    analogue = EQUALISERS[equaliser](10 ** (gain_db / 40), q)
+    digital = scipy.signal.bilinear(*analogue, fs=0.5 / np.tan(np.pi * cutoff_hz / RATE))
+    expected = scipy.signal.lfilter(*digital, u)
+    np.testing.assert_allclose(filt(u), expected, rtol=0, atol=1e-10 * np.max(np.abs(expected)))
+    # at zero, at the cutoff and at half the sample rate
+    low, middle, high = np.abs(filt.linearize().frequency_response([0, 2 * np.pi * cutoff_hz / RATE, np.pi])).ravel()
+    g, r = 10 ** (gain_db / 20), 10 ** (gain_db / 40)
+    corners = {"peaking": (1, g, 1), "low_shelf": (g, r, 1), "high_shelf": (1, r, g), "allpass": (1, 1, 1)}[equaliser]
+    if q == 0.7071 or equaliser in ("peaking", "allpass"):
+        np.testing.assert_allclose([low, middle, high], corners, rtol=1e-4)
+    np.testing.assert_allclose([low, high], [corners[0], corners[2]], rtol=1e-9)
+
+
+def test_the_gain_is_played_too():
+    filt, n_frames = StateVariable("peaking", sample_rate=RATE), 20_000
+    assert [c.name for c in filt.controls] == ["cutoff_hz", "q", "gain_db"]
+    gain_db = np.random.default_rng(0).uniform(-40, 40, n_frames)
+    for equaliser in ("peaking", "low_shelf", "high_shelf"):
+        filt = StateVariable(equaliser, sample_rate=RATE)
+        y = filt(np.sign(noise(n_frames)), controls={**modulation(n_frames), "gain_db": gain_db})
+        # A^2 = 100 at most, and a bell of q 100 hears its own resonance
+        assert np.max(np.abs(y)) < 1e5, equaliser
+        # 0 dB is no filter at all
+        u = noise(300)
+        np.testing.assert_allclose(filt(u, controls={"cutoff_hz": 300.0}), u, atol=1e-12)
+        assert filt._contraction()
+
+
+def test_gains_in_files_of_before():
+    assert dict(StateVariable("lowpass", sample_rate=RATE).config) == {
+        "kind": "lowpass",
+        "cutoff_hz": 1000.0,
+        "q": 0.7071,
+    }
+    assert StateVariable("peaking", sample_rate=RATE).config["gain_db"] == 0.0
+    changed = StateVariable("lowpass", sample_rate=RATE).replace(kind="high_shelf")
+    assert changed.controls[2].default == 0.0
+    with pytest.raises(ParameterError, match="gain_db"):
+        StateVariable("lowpass", gain_db=3, sample_rate=RATE)
+    with pytest.raises(ParameterError, match="gain_db"):
+        StateVariable("peaking", gain_db=60, sample_rate=RATE)
+
+
 def modulation(n_frames, seed=0):
     """Controls that jump over their whole ranges at every sample."""
     rng = np.random.default_rng(seed)
@@ -117,15 +176,12 @@ def test_stream_ramps_without_a_click():
     np.testing.assert_allclose(y[-480:], tone[-480:], atol=0.03)
 
 
+@pytest.mark.parametrize("kind", [*NUMERATORS, *EQUALISERS])
 def test_adjoint_equals_differences_controls_included(kind):
     filt, start = StateVariable(kind, sample_rate=RATE), noise(2, 2, seed=1)
     target, final = noise(2, 12, 1, seed=2), noise(2, 2, seed=3)
-    full = np.empty((2, 12, 3))
-    full[..., 0], full[..., 1], full[..., 2] = (
-        noise(2, 12),
-        3000 + 800 * noise(2, 12, seed=4),
-        1 + noise(2, 12, seed=5) ** 2,
-    )
+    controls = 3000 + 800 * noise(2, 12, seed=4), 1 + noise(2, 12, seed=5) ** 2, 6 * noise(2, 12, seed=6)
+    full = np.stack([noise(2, 12), *controls], axis=-1)[..., : 1 + len(filt.controls)].copy()
 
     def run(u, x):
         state, y = filt.rest_state((2,)).unravel(x), np.empty((2, 12, 1))
@@ -140,7 +196,7 @@ def test_adjoint_equals_differences_controls_included(kind):
     np.testing.assert_array_equal(y, run(full, start)[0])
     du, dx, params = filt._adjoint(memory, y - target, final)
     assert params == {}
-    scale = np.array([1, 1e3, 1])  # of a cutoff in kHz
+    scale = np.array([1, 1e3, 1, 1])[: full.shape[-1]]  # of a cutoff in kHz
     np.testing.assert_allclose(du * scale, differences(lambda v: loss(v, start), full, scale) * scale, atol=2e-7)
     np.testing.assert_allclose(dx, differences(lambda v: loss(full, v), start, np.ones(2)), atol=2e-7)
 
@@ -158,7 +214,7 @@ def differences(function, value, scale, step=1e-6):
 @pytest.mark.parametrize(
     ("make", "names"),
     [
-        (lambda: StateVariable("allpass", sample_rate=RATE), "kind"),
+        (lambda: StateVariable("comb", sample_rate=RATE), "kind"),
         (lambda: StateVariable(sample_rate=None), "sample_rate"),
         (lambda: StateVariable(cutoff_hz=0.5 * RATE, sample_rate=RATE), "cutoff_hz"),
         (lambda: StateVariable(q=0, sample_rate=RATE), "q="),
