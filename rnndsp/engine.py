@@ -70,8 +70,8 @@ class Cell(Filter):
     ----------
     n_inputs, n_units : int
     recurrence : str
-        Form of each U: "dense", "diagonal", "stable_diagonal", "orthogonal", "householder", "oscillating",
-        "antisymmetric" or "contracting".
+        Form of each U: "dense", "diagonal", "stable_diagonal", "orthogonal", "householder", "cayley", "givens",
+        "butterfly", "urnn", "full_capacity", "oscillating", "antisymmetric" or "contracting".
     seed : int or Generator
         For the initial weights.
     sample_rate : float, optional
@@ -104,6 +104,11 @@ class Cell(Filter):
     ``stable_diagonal``  ``U_rates`` (n_gates * n,)                  a diagonal within (-1, 1)
     ``orthogonal``       ``U_skew`` (n_gates, n (n - 1) / 2)         a rotation
     ``householder``      ``U_mirrors`` (n_gates, n, n)               a product of n reflections
+    ``cayley``           ``U_cayley`` (n_gates, n (n - 1) / 2)       orthogonal, of determinant (-1)^(n // 2)
+    ``givens``           ``U_angles`` (n_gates, n (n - 1) / 2)       a rotation, by n layers; ``givens:4`` has 4
+    ``butterfly``        ``U_butterfly`` (n_gates, n/2 log2 n)       log2 n layers of rotations
+    ``urnn``             ``U_factors`` (n_gates, 7, n / 2)           a unitary product, real and imaginary parts
+    ``full_capacity``    ``U_full`` (n_gates, n, n)                  any orthogonal matrix, the nearest to a free one
     ``oscillating``      ``U_modes`` (n_gates, n)                    n / 2 rotations that shrink
     ``antisymmetric``    ``U_damped`` (n_gates, 1 + n (n - 1) / 2)   skew-symmetric, minus γ I
     ``contracting``      ``U_contraction`` (n_gates, n + 1, n)       a contraction in a norm with weighted units

@@ -134,7 +134,22 @@ def _skew(below: Real, n: int) -> Real:
     return S - S.T
 
 
-class Orthogonal(_Gatewise):
+class _Skewed(_Gatewise):
+    """Orthogonal matrices as functions of a skew-symmetric one, by its eigenvalues: orthogonal to rounding."""
+
+    def _row(self, n: int) -> tuple[int, ...]:
+        return (n * (n - 1) // 2,)
+
+    @staticmethod
+    def _modes(row: Real, n: int) -> tuple[Real, NDArray[np.complex128]]:
+        """λ and vectors of S = V diag(-iλ) V^H."""
+        if not np.max(np.abs(row), initial=0) < 1e9:  # beyond, small angles lose their digits to large ones
+            return np.full(n, np.nan), np.full((n, n), np.nan + 0j)
+        values, vectors = np.linalg.eigh(1j * _skew(row, n))
+        return values, vectors
+
+
+class Orthogonal(_Skewed):
     r"""Every gate's matrix orthogonal, by the exponential of a skew-symmetric one.
 
     .. math:: U = \exp(S), \qquad S = -S^T
@@ -145,27 +160,18 @@ class Orthogonal(_Gatewise):
 
     param = "U_skew"
 
-    def _row(self, n: int) -> tuple[int, ...]:
-        return (n * (n - 1) // 2,)
-
     def _initial(self, n: int, rng: np.random.Generator) -> Real:
         return np.asarray(rng.uniform(-np.pi, np.pi, self._row(n)) / np.sqrt(n))
 
     def _matrix(self, row: Real, n: int) -> Real:
-        from scipy.linalg import expm
-
-        if n < 2:
-            return np.eye(n)
-        # beyond, no digit of the angles is left, and expm fails in one way or another
-        return np.asarray(expm(_skew(row, n))) if np.max(np.abs(row)) < 1e15 else np.full((n, n), np.nan)
+        w, V = self._modes(row, n)
+        return np.asarray((V * np.exp(-1j * w) @ V.conj().T).real)
 
     def _adjoint(self, row: Real, n: int, G: Real) -> Real:
-        from scipy.linalg import expm_frechet
-
-        if n < 2:
-            return np.zeros(0)
-        # the derivative of exp at S in direction E, transposed, is that at S.T in direction G
-        dS: Any = expm_frechet(_skew(row, n).T, np.ascontiguousarray(G), compute_expm=False)
+        w, V = self._modes(row, n)
+        # divided differences of the exponential, conjugated (Daleckii and Krein 1965)
+        slope = np.exp(0.5j * (w[:, None] + w)) * np.sinc((w[:, None] - w) / (2 * np.pi))
+        dS = (V @ (slope * (V.conj().T @ G @ V)) @ V.conj().T).real
         return np.asarray((dS - dS.T)[np.tril_indices(n, -1)])
 
 
@@ -209,6 +215,251 @@ class Householder(_Gatewise):
             dP -= 2 * np.outer(v, v @ dP)
         along = np.sum(d * normals, axis=1, keepdims=True)
         return np.asarray((d - along * normals) / np.where(length > 0, length, np.inf))
+
+
+class Cayley(_Skewed):
+    r"""Every gate's matrix orthogonal, by Cayley's transform.
+
+    .. math:: U = (I + S)^{-1} (I - S)\, \Sigma, \qquad S = -S^T, \quad \Sigma = \operatorname{diag}(1, -1, 1, \ldots)
+
+    The n(n-1)/2 entries below the diagonal of each S are free; at the start they are normal, of variance 1/n. Out of
+    reach are the U whose product U Σ has an eigenvalue -1, which are limits of others, and those of determinant other
+    than that of Σ. The signs of Σ stay as they are: without them U itself could have no eigenvalue -1, and would keep
+    away from it (Helfrich et al. 2018, "Orthogonal recurrent neural networks with scaled Cayley transform").
+    """
+
+    param = "U_cayley"
+
+    def _initial(self, n: int, rng: np.random.Generator) -> Real:
+        return np.asarray(rng.standard_normal(self._row(n)) / np.sqrt(n))
+
+    @staticmethod
+    def _signs(n: int) -> Real:
+        return np.where(np.arange(n) % 2, -1.0, 1.0)
+
+    def _matrix(self, row: Real, n: int) -> Real:
+        w, V = self._modes(row, n)
+        return np.asarray((V * np.exp(2j * np.arctan(w)) @ V.conj().T).real * self._signs(n))
+
+    def _adjoint(self, row: Real, n: int, G: Real) -> Real:
+        # with Y = U diag(signs): (I + S) dY = -dS (I + Y), and I + Y = 2 (I + S)^-1
+        w, V = self._modes(row, n)
+        inverse = (V / (1 - 1j * w) @ V.conj().T).real
+        dS = -2 * inverse.T @ (G * self._signs(n)) @ inverse.T
+        return np.asarray((dS - dS.T)[np.tril_indices(n, -1)])
+
+
+class _Rotations(_Gatewise):
+    """Layers of rotations, each in the planes of disjoint pairs of units, one free angle a pair."""
+
+    @abstractmethod
+    def _layers(self, n: int) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+        """First and second units of the pairs of each layer; the first layer meets the state first."""
+
+    def _initial(self, n: int, rng: np.random.Generator) -> Real:
+        return rng.uniform(-np.pi, np.pi, self._row(n))
+
+    def _turns(self, row: Real, n: int) -> list[tuple[NDArray[np.int64], NDArray[np.int64], Real, slice]]:
+        """Each layer's pairs, angles, and where these stand."""
+        found, start = [], 0
+        for i, j in self._layers(n):
+            here = slice(start, start + i.size)
+            found.append((i, j, row[here, None], here))
+            start = here.stop
+        return found
+
+    def _matrix(self, row: Real, n: int) -> Real:
+        U = np.eye(n)
+        for i, j, angle, _ in self._turns(row, n):
+            _turn(U, i, j, angle)
+        return U
+
+    def _adjoint(self, row: Real, n: int, G: Real) -> Real:
+        P, dP, d = self._matrix(row, n), G.copy(), np.zeros(row.shape)
+        for i, j, angle, here in reversed(self._turns(row, n)):
+            d[here] = np.sum(dP[j] * P[i] - dP[i] * P[j], axis=1)
+            for M in (P, dP):  # to where they were before this layer
+                _turn(M, i, j, -angle)
+        return d
+
+
+def _turn(M: Real, i: NDArray[np.int64], j: NDArray[np.int64], angle: Real) -> None:
+    """Rotate pairs of rows in place."""
+    cos, sin = np.cos(angle), np.sin(angle)
+    M[i], M[j] = cos * M[i] - sin * M[j], sin * M[i] + cos * M[j]
+
+
+class Givens(_Rotations):
+    r"""Every gate's matrix orthogonal, as layers of rotations of neighbours.
+
+    .. math:: U = G_L \cdots G_1, \qquad G_1 = R_{01} R_{23} \cdots, \quad G_2 = R_{12} R_{34} \cdots, \quad
+              G_3 = R_{01} R_{23} \cdots, \quad \ldots
+
+    The angles are free, and at the start uniform. With n layers, as "givens" has them, there are n(n-1)/2, and they
+    reach every rotation. With fewer, "givens:4" say, each unit meets only those at most L away (Jing et al. 2017,
+    "Tunable efficient unitary neural networks (EUNN) and their application to RNNs"; Clements et al. 2016, "Optimal
+    design for universal multiport interferometers").
+    """
+
+    param = "U_angles"
+
+    def __init__(self, n_layers: int | None = None) -> None:
+        self._n_layers = n_layers
+
+    def _depth(self, n: int) -> int:
+        depth = n if self._n_layers is None else self._n_layers
+        if depth > n:
+            raise ParameterError(f"recurrence='givens:{depth}': {n} layers reach every rotation of {n} units")
+        return depth
+
+    def _row(self, n: int) -> tuple[int, ...]:
+        depth = self._depth(n)
+        return ((depth + 1) // 2 * (n // 2) + depth // 2 * ((n - 1) // 2),)
+
+    def _layers(self, n: int) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+        firsts = [np.arange(layer % 2, n - 1, 2) for layer in range(self._depth(n))]
+        return [(i, i + 1) for i in firsts]
+
+
+class Butterfly(_Rotations):
+    r"""Every gate's matrix orthogonal, as rotations in the order of the fast Fourier transform.
+
+    .. math:: U = G_{\log_2 n} \cdots G_1, \qquad G_k = \prod_i R_{i,\, i + 2^{k-1}}
+              \quad\text{for all } i \text{ whose bit } k \text{ is zero}
+
+    The angles, (n/2) log2(n), are free, and at the start uniform. Every unit meets every other, but of all rotations
+    these are few. Where n is no power of two, units without a partner are left alone in that layer, so that some pairs
+    do not meet (Jing et al. 2017, "Tunable efficient unitary neural networks (EUNN) and their application to RNNs").
+    """
+
+    param = "U_butterfly"
+
+    def _row(self, n: int) -> tuple[int, ...]:
+        return (sum(i.size for i, _ in self._layers(n)),)
+
+    def _layers(self, n: int) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+        units = np.arange(n)
+        strides = [1 << k for k in range((n - 1).bit_length())]
+        firsts = [units[(units & stride == 0) & (units + stride < n)] for stride in strides]
+        return [(i, i + stride) for i, stride in zip(firsts, strides, strict=True)]
+
+
+class UnitaryFactors(_Gatewise):
+    r"""Every gate's matrix orthogonal: the unitary product of the uRNN, of size m = n/2, in real numbers.
+
+    .. math::
+        U = \begin{pmatrix} \Re W & -\Im W \ \Im W & \Re W \end{pmatrix}, \qquad
+        W = D_3 R_2 F^{-1} D_2 \Pi R_1 F D_1, \qquad
+        D_k = \operatorname{diag}(\mathrm{e}^{\mathrm{i}\theta_k}), \quad R_k = I - 2\,v_k v_k^H / v_k^H v_k
+
+    with F the unitary discrete Fourier transform and Π a fixed permutation. The first m units are the real parts, the
+    others the imaginary ones; n is even. Free are 7m numbers: the three θ, the real parts of v_1 and v_2, and their
+    imaginary parts. As unitary matrices have m² free numbers, for m > 7 nearly all are out of reach. At the start the
+    angles are uniform and the v normal (Arjovsky et al. 2016, "Unitary evolution recurrent neural networks"; Wisdom et
+    al. 2016, "Full-capacity unitary recurrent neural networks").
+    """
+
+    param = "U_factors"
+
+    def _row(self, n: int) -> tuple[int, ...]:
+        if n % 2:
+            raise ParameterError(f"recurrence='urnn' takes units in pairs, real and imaginary parts: not {n} of them")
+        return 7, n // 2
+
+    def _initial(self, n: int, rng: np.random.Generator) -> Real:
+        m = n // 2
+        return np.vstack([rng.uniform(-np.pi, np.pi, (3, m)), rng.standard_normal((4, m))])
+
+    @staticmethod
+    def _order(m: int) -> NDArray[np.int64]:
+        """Π: fractional parts of multiples of the golden ratio, by their size."""
+        return np.argsort((np.arange(1, m + 1) ** 2 * ((1 + np.sqrt(5)) / 2)) % 1, kind="stable")
+
+    @staticmethod
+    def _normals(row: Real) -> tuple[NDArray[np.complex128], Real]:
+        """v_1 and v_2 as unit vectors, and how long they were."""
+        v = np.asarray(row[3:5] + 1j * row[5:], np.complex128)
+        length = np.linalg.norm(v, axis=1, keepdims=True)
+        return v / np.where(length > 0, length, 1), length
+
+    def _product(self, row: Real) -> tuple[list[NDArray[np.complex128]], NDArray[np.complex128]]:
+        """W, and what it is made of: after D_1, before R_1, after D_2, before R_2."""
+        phases = np.exp(1j * row[:3, :, None])
+        v, _ = self._normals(row)
+        turned = phases[0] * np.eye(row.shape[1])
+        before = np.fft.fft(turned, axis=0, norm="ortho")
+        middle = phases[1] * _mirrored(before, v[0])[self._order(row.shape[1])]
+        back = np.fft.ifft(middle, axis=0, norm="ortho")
+        return [turned, before, middle, back], phases[2] * _mirrored(back, v[1])
+
+    def _matrix(self, row: Real, n: int) -> Real:
+        W = self._product(row)[1]
+        return np.asarray(np.block([[W.real, -W.imag], [W.imag, W.real]]))
+
+    def _adjoint(self, row: Real, n: int, G: Real) -> Real:
+        m = n // 2
+        (turned, before, middle, back), W = self._product(row)
+        (first, second), length = self._normals(row)
+        phases = np.exp(1j * row[:3, :, None])
+        dW = G[:m, :m] + G[m:, m:] + 1j * (G[m:, :m] - G[:m, m:])
+        dback, by_second = _mirrored_adjoint(back, second, phases[2].conj() * dW)
+        dmiddle = np.fft.fft(dback, axis=0, norm="ortho")
+        dshuffled = np.empty_like(dmiddle)
+        dshuffled[self._order(m)] = phases[1].conj() * dmiddle
+        dbefore, by_first = _mirrored_adjoint(before, first, dshuffled)
+        dturned = np.fft.ifft(dbefore, axis=0, norm="ortho")
+        stages = ((dturned, turned), (dmiddle, middle), (dW, W))
+        by_angle = [np.sum((d * value.conj()).imag, axis=1) for d, value in stages]
+        normals, by_normal = np.array([first, second]), np.array([by_first, by_second])
+        along = np.sum((normals.conj() * by_normal).real, axis=1, keepdims=True)
+        by_v = (by_normal - along * normals) / np.where(length > 0, length, np.inf)
+        return np.vstack([*by_angle, by_v.real, by_v.imag])
+
+
+def _mirrored(M: NDArray[np.complex128], v: NDArray[np.complex128]) -> NDArray[np.complex128]:
+    """(I - 2 v v^H) M for a unit vector v."""
+    return np.asarray(M - 2 * np.outer(v, v.conj() @ M))
+
+
+def _mirrored_adjoint(
+    M: NDArray[np.complex128], v: NDArray[np.complex128], G: NDArray[np.complex128]
+) -> tuple[NDArray[np.complex128], NDArray[np.complex128]]:
+    """Derivatives by M and by v from G, that by :func:`_mirrored`; that by v as if it were free."""
+    return _mirrored(G, v), -2 * (G @ (M.conj().T @ v) + M @ (G.conj().T @ v))
+
+
+class FullCapacity(_Gatewise):
+    r"""Every gate's matrix orthogonal, as the orthogonal matrix that is nearest to a free one: its polar factor.
+
+    .. math:: U = X (X^T X)^{-1/2}
+
+    The n² entries of X are free, and reach every orthogonal matrix, of either determinant; where X is singular the
+    nearest one is not unique, and one is taken. At the start X is orthogonal, drawn uniformly (Haar). There, a step
+    along the gradient is, to first order, the step on the manifold itself of Wisdom et al. 2016, "Full-capacity unitary
+    recurrent neural networks".
+    """
+
+    param = "U_full"
+
+    def _row(self, n: int) -> tuple[int, ...]:
+        return n, n
+
+    def _initial(self, n: int, rng: np.random.Generator) -> Real:
+        Q, R = np.linalg.qr(rng.standard_normal((n, n)))
+        return np.asarray(Q * np.sign(np.diag(R)))
+
+    def _matrix(self, row: Real, n: int) -> Real:
+        try:
+            W, _, V = np.linalg.svd(row)
+        except np.linalg.LinAlgError:
+            return np.full((n, n), np.nan)
+        return np.asarray(W @ V)
+
+    def _adjoint(self, row: Real, n: int, G: Real) -> Real:
+        # in the coordinates of the singular vectors dU is the skew part of dX, entry (i, j) over the mean of s_i, s_j
+        W, s, V = np.linalg.svd(row)
+        g, total = W.T @ G @ V.T, s[:, None] + s
+        return np.asarray(W @ ((g - g.T) / np.where(total > 0, total, np.inf)) @ V)
 
 
 class Oscillating(_Gatewise):
@@ -366,6 +617,11 @@ RECURRENCES: dict[str, Recurrence] = {
     "stable_diagonal": StableDiagonal(),
     "orthogonal": Orthogonal(),
     "householder": Householder(),
+    "cayley": Cayley(),
+    "givens": Givens(),
+    "butterfly": Butterfly(),
+    "urnn": UnitaryFactors(),
+    "full_capacity": FullCapacity(),
     "oscillating": Oscillating(),
     "antisymmetric": Antisymmetric(),
     "contracting": Contracting(),
@@ -373,7 +629,10 @@ RECURRENCES: dict[str, Recurrence] = {
 
 
 def recurrence(name: str) -> Recurrence:
-    """The recurrence of that name."""
-    if name not in RECURRENCES:
-        raise ParameterError(f"recurrence={name!r}: choose one of {sorted(RECURRENCES)}")
-    return RECURRENCES[name]
+    """The recurrence of that name; "givens" may say how many layers, as in "givens:4"."""
+    if name in RECURRENCES:
+        return RECURRENCES[name]
+    kind, _, n_layers = str(name).partition(":")
+    if kind == "givens" and n_layers.isdecimal() and int(n_layers):
+        return Givens(int(n_layers))
+    raise ParameterError(f"recurrence={name!r}: choose one of {sorted(RECURRENCES)}, or 'givens:4' for 4 layers")

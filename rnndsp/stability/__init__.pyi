@@ -17,6 +17,12 @@ from .loops import margins as margins
 from .loops import nyquist as nyquist
 from .loops import open_loop as open_loop
 from .loops import root_locus as root_locus
+from .lossless import Losslessness as Losslessness
+from .lossless import allpass_test as allpass_test
+from .lossless import complete_allpass as complete_allpass
+from .lossless import paraunitary_test as paraunitary_test
+from .lossless import uniallpass_test as uniallpass_test
+from .lossless import unilossless_test as unilossless_test
 from .modal import Modes as Modes
 from .modal import modal_decomposition as modal_decomposition
 from .overview import certify as certify
