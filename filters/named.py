@@ -1,17 +1,20 @@
-"""Filters by name, ``lowpass:cutoff_hz=4000,order=4``, for the command line and for quick trials."""
+"""Filters by name, ``lowpass:cutoff_hz=4000,order=4+echo``, for the command line and for quick trials."""
 
 from __future__ import annotations
 
 import inspect
+import os
+import re
 from collections.abc import Callable
 from importlib import resources
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rnndsp import formats
-from rnndsp.composition import Feedback, Parallel, Series
+from rnndsp.composition import Feedback, Parallel, Series, Stack
 from rnndsp.errors import ParameterError
 from rnndsp.filter import Filter
 from rnndsp.filters.allpass import GerzonAllpass
@@ -22,6 +25,7 @@ from rnndsp.statespace import delay, gain
 __all__ = ["NAMES", "named"]
 
 
+Setting = float | int | str
 Kind = Literal["lowpass", "highpass", "bandpass", "bandstop"]
 
 
@@ -108,7 +112,7 @@ NAMES: dict[str, Callable[..., Filter]] = {
 }
 
 
-def _settings(name: str) -> dict[str, float | int]:
+def _settings(name: str) -> dict[str, Setting]:
     """The keys of a name, with their defaults."""
     parameters = inspect.signature(NAMES[name]).parameters.values()
     return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
@@ -120,46 +124,65 @@ def usage(name: str) -> str:
 
 
 def named(spec: str, *, sample_rate: float, n_channels: int = 1) -> Filter:
-    """Build a filter from its name and settings.
+    """Build a filter, or a chain of them, from names and settings.
 
     Parameters
     ----------
     spec : str
-        ``name`` or ``name:key=value,key=value``; :data:`NAMES` has the names, and the signature of each its keys and
-        defaults.
+        Links with ``+`` in between, each ``name`` or ``name:key=value,key=value``; :data:`NAMES` has the names, and the
+        signature of each its keys and defaults. A link may also be the path of a saved filter.
     sample_rate : float
         Hz.
     n_channels : int
-        For filters that treat channels together, as a reverb does; the others are for one channel.
+        For filters that treat channels together, as a reverb does; the others are for one channel. In a chain with such
+        a one they run on each channel by itself.
 
     Raises
     ------
     ParameterError
-        An unknown name or key, a value that is not a number or out of range.
+        An unknown name or key, a value of another kind or out of range; a file that does not exist; links that do not
+        fit.
+    FormatError
+        A file that is no filter.
 
     Examples
     --------
-    >>> named("lowpass:cutoff_hz=4000,order=4", sample_rate=48000).n_states
+    >>> named("lowpass:cutoff_hz=4000,order=4+echo", sample_rate=48000).children[0].n_states
     4
     """
+    if not 0 < sample_rate < np.inf or n_channels < 1:
+        raise ParameterError(f"{sample_rate=} must be a positive number of Hz, {n_channels=} at least 1")
+    # a plus before a digit belongs to a number, 1e+3; one in the name of a file that exists to it
+    texts = [spec] if Path(spec).is_file() else re.split(r"\+(?!\d)", spec)
+    links = [_link(text.strip(), sample_rate, n_channels) for text in texts]
+    if len(links) == 1:
+        return links[0]
+    if n_channels > 1 and any(link.n_inputs > 1 or link.n_outputs > 1 for link in links):
+        links = [Stack(*[link] * n_channels) if link.n_inputs == link.n_outputs == 1 else link for link in links]
+    return Series(*links)
+
+
+def _link(spec: str, sample_rate: float, n_channels: int) -> Filter:
+    if Path(spec).is_file():
+        return formats.load(spec)
+    if os.sep in spec or spec.endswith(".safetensors"):
+        raise ParameterError(f"there is no file {spec!r}")
     name, _, settings = spec.partition(":")
     if name not in NAMES:
         raise ParameterError(f"unknown filter {name!r}: choose one of {sorted(NAMES)}, or name a file that exists")
-    if not 0 < sample_rate < np.inf or n_channels < 1:
-        raise ParameterError(f"{sample_rate=} must be a positive number of Hz, {n_channels=} at least 1")
     keys = _settings(name)
-    given: dict[str, float | int] = {}
+    given: dict[str, Setting] = {}
     for setting in filter(None, settings.split(",")):
         key, _, value = setting.partition("=")
         if key not in keys or key in given:
             raise ParameterError(f"{spec!r}: unknown or repeated setting {key!r}; all of them are {usage(name)}")
         try:
-            given[key] = type(keys[key])(value)
+            told = given[key] = type(keys[key])(value)
         except ValueError:
             raise ParameterError(
                 f"{spec!r}: {key}={value!r} is no {type(keys[key]).__name__}; e.g. {usage(name)}"
             ) from None
-        if not abs(given[key]) < 1e15:
+        if not isinstance(told, str) and not abs(told) < 1e15:
             raise ParameterError(f"{spec!r}: {key} must be finite, and below 1e15")
     return NAMES[name](sample_rate, n_channels, **given)
 

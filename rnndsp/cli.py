@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,7 +11,6 @@ from typing import Annotated
 import typer
 
 from rnndsp.errors import ParameterError, RnndspError
-from rnndsp.filter import Filter
 
 __all__ = ["app", "main"]
 
@@ -34,7 +32,7 @@ FilterArgument = Annotated[
     typer.Argument(
         metavar="FILTER",
         help="A saved filter, or a built-in one with its settings, lowpass:cutoff_hz=4000,order=4; "
-        "'rnndsp filters' lists them.",
+        "'rnndsp filters' lists them. A chain with + in between, lowpass+reverb.",
     ),
 ]
 Force = Annotated[bool, typer.Option("--force", "-f", help="Replace what exists.")]
@@ -42,17 +40,6 @@ Settings = Annotated[
     list[str] | None,
     typer.Option("--control", "-c", metavar="NAME=VALUE", help="Set a control, as drive=0.8; may be repeated."),
 ]
-
-
-def find(spec: str, sample_rate: float, n_channels: int = 1) -> Filter:
-    """A filter from the command line: a saved one where such a file exists, else a built-in one."""
-    from rnndsp import filters, formats
-
-    if Path(spec).is_file():
-        return formats.load(spec)
-    if os.sep in spec or spec.endswith(".safetensors"):
-        raise ParameterError(f"there is no file {spec!r}")
-    return filters.named(spec, sample_rate=sample_rate, n_channels=n_channels)
 
 
 def parse_controls(settings: list[str] | None) -> dict[str, float]:
@@ -132,14 +119,15 @@ def process(
 
     rnndsp process reverb:t60_s=2 guitar.wav -o hall.wav --tail-s 2 --block-size 64
 
-    rnndsp process overdrive guitar.wav -o loud.wav -c drive=0.8
+    rnndsp process overdrive+lowpass:cutoff_hz=5000+reverb guitar.wav -o loud.wav -c drive=0.8
     """
     from rnndsp import audio
+    from rnndsp.filters import named
 
     if output.exists() and not force:
         raise ParameterError(f"{output} exists; to replace it say --force")
     info = audio.info(source)
-    filt = find(filter_spec, info.sample_rate, info.n_channels)
+    filt = named(filter_spec, sample_rate=info.sample_rate, n_channels=info.n_channels)
     with progress_bar(f"{source.name} -> {output.name}") as progress:
         done = audio.process(
             filt,
@@ -200,8 +188,9 @@ def analyze(
     import json
 
     from rnndsp import report
+    from rnndsp.filters import named
 
-    filt = find(filter_spec, 48000.0 if sample_rate is None else sample_rate)
+    filt = named(filter_spec, sample_rate=48000.0 if sample_rate is None else sample_rate)
     if sweep and not filt.controls:
         raise ParameterError(f"--sweep: {filter_spec} has no controls to turn")
     swept = [knob.name for knob in filt.controls] if sweep else list(dict.fromkeys(sweep_only or []))

@@ -12,7 +12,7 @@ import soundfile
 from scipy import signal
 from test_captures import capture
 
-from rnndsp import Feedback, Knobs, gain, midi, report
+from rnndsp import Feedback, Knobs, ParameterError, gain, midi, report
 from rnndsp.filters import LSTM, SOS, Dense, named
 
 RATE = 48000
@@ -62,6 +62,34 @@ def test_process_a_saved_model_on_each_channel(folder):
     u, _ = soundfile.read(folder / "stereo.wav", dtype="float32")
     for channel in range(2):
         np.testing.assert_allclose(y[:, channel], amp(u[:, channel], controls={"drive": 0.9}), atol=2**-23 * 1.01)
+
+
+def test_process_a_chain(folder):
+    """On stereo, with a file in it: filters of one channel run on each before one that mixes them."""
+    SOS(signal.butter(2, 1e3, "high", output="sos", fs=RATE), sample_rate=RATE).save(folder / "high.safetensors")
+    chain = "lowpass:cutoff_hz=4e+3,order=4 + high.safetensors+allpass:gain=0.5"
+    run(folder, "process", chain, "stereo.wav", "-o", "out.wav")
+    y, _ = soundfile.read(folder / "out.wav")
+    u, _ = soundfile.read(folder / "stereo.wav")
+    for edge, kind, order in ((4000, "low", 4), (1000, "high", 2)):
+        u = signal.sosfilt(signal.butter(order, edge, kind, output="sos", fs=RATE), u, axis=0)
+    np.testing.assert_allclose(y, named("allpass:gain=0.5", sample_rate=RATE, n_channels=2)(u), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("lowpass++echo", "unknown filter ''"),
+        ("lowpass+", "unknown filter ''"),
+        ("lowpass+nothing", "unknown filter 'nothing'"),
+        ("echo+no/such.safetensors", "there is no file"),
+        ("lowpass:order=two+echo", "is no int"),
+        ("lowpass:cutoff_hz=1e+30", "below 1e15"),
+    ],
+)
+def test_chains_that_do_not_work_say_why(spec, message):
+    with pytest.raises(ParameterError, match=re.escape(message)):
+        named(spec, sample_rate=RATE)
 
 
 def test_reverb_with_tail_on_stereo(folder):

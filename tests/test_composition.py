@@ -1,4 +1,4 @@
-"""Series, Parallel, Residual, Feedback, Knobs and Latency.
+"""Series, Parallel, Stack, Residual, Feedback, Knobs and Latency.
 
 Oracles: where an impulse lands, the comb filter in closed form and as a Python loop, scipy.signal.lfilter for nested
 loops, the parts run by hand one after the other.
@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import scipy.signal
 
-from rnndsp import Feedback, Knobs, Latency, Parallel, Residual, Series, delay, gain
+from rnndsp import Feedback, Knobs, Latency, Parallel, Residual, Series, Stack, delay, gain
 from rnndsp.errors import ParameterError, RnndspError
 from rnndsp.filters import (
     LSTM,
@@ -45,6 +45,36 @@ def close(actual, desired, tolerance=1e-12):
 
 def svf(cutoff_hz=1000.0, kind="lowpass"):
     return StateVariable(kind, cutoff_hz=cutoff_hz, sample_rate=RATE)
+
+
+# ---- side by side
+
+
+def test_a_stack_runs_each_filter_on_its_own_channels():
+    tanh, sections = Dense(2, 1, activation="tanh", seed=1), SOS(scipy.signal.butter(3, 0.2, output="sos"))
+    late = delay(3) >> Latency(4)
+    both = Stack(tanh, svf(), sections, late)
+    u, cutoff_hz = noise(300, 5), np.linspace(500, 5000, 300)
+    y = both(u, controls={"cutoff_hz": cutoff_hz})
+    assert (both.n_inputs, both.n_outputs, both.latency) == (5, 4, 4)
+    aligned = Latency(4)
+    close(y[:, 0], aligned(tanh(u[:, :2]))[:, 0])
+    close(y[:, 1], aligned(svf()(u[:, 2], controls={"cutoff_hz": cutoff_hz})))
+    close(y[:, 2], aligned(scipy.signal.sosfilt(sections.sos, u[:, 3])))
+    close(y[:, 3], np.concatenate([np.zeros(7), u[:-7, 4]]))
+    # what each can do at most is what the whole can do
+    assert [row.verdict.value for row in both.stability().properties[:1]] == ["proved"]
+    linear = Stack(sections, sections >> gain(2.0))
+    close(linear.linearize().frequency_response([0.3]), sections.linearize().frequency_response(0.3) * np.diag([1, 2]))
+
+
+def test_stack_refuses():
+    with pytest.raises(ParameterError, match="at least one"):
+        Stack()
+    with pytest.raises(ParameterError, match="is not a filter"):
+        Stack(gain(1.0), 2.0)
+    with pytest.raises(ParameterError, match="sample rate"):
+        Stack(gain(1.0, sample_rate=44100), gain(1.0, sample_rate=48000))
 
 
 # ---- latency
