@@ -2,52 +2,123 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from rnndsp._checks import generator
+from rnndsp._checks import generator, whole_number
 from rnndsp.errors import ParameterError
 from rnndsp.statespace import DelayStateSpace
 
 __all__ = ["FeedbackDelayNetwork", "orthogonal_matrix"]
+
+Real = NDArray[np.float64]
 
 # How far the columns of a matrix may be from orthonormal.
 ORTHOGONAL = 1e-9
 
 
 def orthogonal_matrix(n: int, kind: str = "householder", *, seed: int | np.random.Generator = 0) -> NDArray[np.float64]:
-    """An orthogonal matrix to close a loop with.
+    r"""An orthogonal matrix to close a loop with.
 
     Parameters
     ----------
     n : int
-    kind : {"householder", "hadamard", "random"}
-        I - (2/n) 1 1^T, which mixes every line into every other; Hadamard's of +-1/sqrt(n), n a power of two; or one
-        drawn uniformly (Haar) from ``seed``.
+    kind : str
+        ===================  =========================================================================================
+        ``householder``      I - (2/n) 1 1^T: every line into every other, most of it back into itself if n is large
+        ``hadamard``         +-1/sqrt(n), n a power of two: every line into every other alike, the densest echoes
+        ``random``           drawn uniformly (Haar)
+        ``circulant``        every row the one above moved on by one, the eigenvalues having random phases
+        ``anderson``         blocks of four lines, mixed by Hadamard's matrix, feed each other in a ring; n a multiple
+                             of four. A quarter of the lines is mixed at a time, and the response is flatter.
+        ``tiny_rotation``    near to the identity: all eigenvalues are exp(+-2 pi i 0.01), a tenth more or less
+        ``nested_allpass``   [[A, B], [C, D]] of n - 1 Schroeder allpasses nested in each other, gains about 0.7; each
+                             line into itself and all before it, and the next
+        ===================  =========================================================================================
     seed : int or Generator
+        For the random ones: ``random``, ``circulant``, ``tiny_rotation`` and ``nested_allpass``.
 
     Raises
     ------
     ParameterError
-        An unknown kind, or a Hadamard matrix of a size that is no power of two.
+        An unknown kind, or a Hadamard or Anderson matrix of a size for which there is none.
+
+    References
+    ----------
+    J.-M. Jot, A. Chaigne (1991), "Digital delay networks for designing artificial reverberators" (Householder's). D.
+    Rocchesso, J. O. Smith (1997), "Circulant and elliptic feedback delay networks for artificial reverberation". H.
+    Anderson, K. W. E. Lin, C. So, S. Lui (2015), "Flatter frequency response from feedback delay network reverbs". S.
+    J. Schlecht, E. A. P. Habets (2015), "Time-varying feedback matrices in feedback delay networks and their
+    application in artificial reverberation" (tiny rotations). W. G. Gardner (1992), "A real-time multichannel room
+    simulator" (nested allpasses). S. J. Schlecht (2020), "FDNTB: the feedback delay network toolbox".
     """
-    if n < 1:
-        raise ParameterError(f"{n=} must be at least 1")
-    if kind == "householder":
-        return np.eye(n) - 2 / n * np.ones((n, n)) if n > 1 else np.eye(1)
-    if kind == "hadamard":
-        if n & (n - 1):
-            raise ParameterError(f"a Hadamard matrix needs a power of two, not {n}; take 'householder' or 'random'")
-        H = np.ones((1, 1))
-        while len(H) < n:
-            H = np.block([[H, H], [H, -H]])
-        return np.asarray(H / np.sqrt(n))
-    if kind == "random":
-        Q, R = np.linalg.qr(generator(seed).standard_normal((n, n)))
-        return Q * np.sign(np.diag(R))
-    raise ParameterError(f"{kind=}: choose 'householder', 'hadamard' or 'random'")
+    n = whole_number("n", n)
+    if kind not in _GALLERY:
+        raise ParameterError(f"{kind=}: choose one of {sorted(_GALLERY)}")
+    return np.asarray(_GALLERY[kind](n, generator(seed)))
+
+
+def _householder(n: int, rng: np.random.Generator) -> Real:
+    return np.eye(n) - 2 / n * np.ones((n, n)) if n > 1 else np.eye(1)
+
+
+def _hadamard(n: int, rng: np.random.Generator) -> Real:
+    if n & (n - 1):
+        raise ParameterError(f"a Hadamard matrix needs a power of two, not {n}; take 'householder' or 'random'")
+    H = np.ones((1, 1))
+    while len(H) < n:
+        H = np.block([[H, H], [H, -H]])
+    return np.asarray(H / np.sqrt(n))
+
+
+def _random(n: int, rng: np.random.Generator) -> Real:
+    Q, R = np.linalg.qr(rng.standard_normal((n, n)))
+    return np.asarray(Q * np.sign(np.diag(R)))
+
+
+def _circulant(n: int, rng: np.random.Generator) -> Real:
+    # unit eigenvalues, those of a real row: its Fourier transform
+    values = np.fft.rfft(rng.standard_normal(n))
+    row = np.fft.irfft(values / np.abs(values), n)
+    return np.asarray(row[(np.arange(n) - np.arange(n)[:, None]) % n])
+
+
+def _anderson(n: int, rng: np.random.Generator) -> Real:
+    if n % 4:
+        raise ParameterError(f"an Anderson matrix needs a multiple of four lines, not {n}; take 'circulant'")
+    return np.asarray(np.kron(np.roll(np.eye(n // 4), 1, axis=1), _hadamard(4, rng)), np.float64)
+
+
+def _tiny_rotation(n: int, rng: np.random.Generator) -> Real:
+    Q, whole = _random(n, rng), np.eye(n)
+    angle = 2 * np.pi * 0.01 * rng.uniform(0.9, 1.1, n // 2)
+    even = 2 * np.arange(n // 2)
+    whole[even, even] = whole[even + 1, even + 1] = np.cos(angle)
+    whole[even + 1, even], whole[even, even + 1] = np.sin(angle), -np.sin(angle)
+    return np.asarray(Q @ whole @ Q.T)
+
+
+def _nested_allpass(n: int, rng: np.random.Generator) -> Real:
+    # wrapping an allpass in a delay and a gain of g is, with energies of one, a rotation of what comes out
+    V = np.eye(1)
+    for k, g in enumerate(rng.uniform(0.6, 0.8, n - 1), 1):
+        through, around = np.sqrt(1 - g * g), np.eye(k + 1)
+        around[k - 1 :, k - 1 :] = [[g, through], [through, -g]]
+        V = around @ np.block([[V, np.zeros((k, 1))], [np.zeros((1, k)), np.eye(1)]])
+    return V
+
+
+_GALLERY: dict[str, Callable[[int, np.random.Generator], Real]] = {
+    "anderson": _anderson,
+    "circulant": _circulant,
+    "hadamard": _hadamard,
+    "householder": _householder,
+    "nested_allpass": _nested_allpass,
+    "random": _random,
+    "tiny_rotation": _tiny_rotation,
+}
 
 
 def require_orthogonal(U: ArrayLike) -> NDArray[np.float64]:
@@ -77,7 +148,7 @@ class FeedbackDelayNetwork(DelayStateSpace):
         Hz.
     n_channels : int
         Inputs and outputs.
-    matrix : {"householder", "hadamard", "random"} or array
+    matrix : str or array
         U, orthogonal: a kind of :func:`orthogonal_matrix`, or the matrix itself.
     dry, wet : float
         Gains of the direct sound, and of the network, which is normalised to about unit energy of its impulse response.

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import math
 import os
 import re
 from collections.abc import Callable
+from dataclasses import asdict
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -18,8 +20,10 @@ from rnndsp.composition import Feedback, Parallel, Series, Stack
 from rnndsp.errors import ParameterError
 from rnndsp.filter import Filter
 from rnndsp.filters.allpass import GerzonAllpass
-from rnndsp.filters.fdn import FeedbackDelayNetwork
+from rnndsp.filters.coupled import CoupledForm
+from rnndsp.filters.reverb import Reverb, ReverbSettings
 from rnndsp.filters.sections import SOS
+from rnndsp.filters.state_variable import StateVariable
 from rnndsp.statespace import delay, gain
 
 __all__ = ["NAMES", "named"]
@@ -67,6 +71,29 @@ def bandstop(
     return _butterworth("bandstop", (low_hz, high_hz), order, sample_rate)
 
 
+def low_shelf(sample_rate: float, n_channels: int, *, cutoff_hz: float = 200.0, gain_db: float = 3.0) -> Filter:
+    """state variable filter that lifts, or lowers, what is below cutoff_hz; both settings are controls, too"""
+    return StateVariable("low_shelf", cutoff_hz=cutoff_hz, gain_db=gain_db, sample_rate=sample_rate)
+
+
+def high_shelf(sample_rate: float, n_channels: int, *, cutoff_hz: float = 4000.0, gain_db: float = 3.0) -> Filter:
+    """state variable filter that lifts, or lowers, what is above cutoff_hz; both settings are controls, too"""
+    return StateVariable("high_shelf", cutoff_hz=cutoff_hz, gain_db=gain_db, sample_rate=sample_rate)
+
+
+def peaking(
+    sample_rate: float, n_channels: int, *, cutoff_hz: float = 1000.0, q: float = 1.0, gain_db: float = 3.0
+) -> Filter:
+    """state variable filter that lifts, or lowers, what is about cutoff_hz; all settings are controls, too"""
+    return StateVariable("peaking", cutoff_hz=cutoff_hz, q=q, gain_db=gain_db, sample_rate=sample_rate)
+
+
+def resonator(sample_rate: float, n_channels: int, *, frequency_hz: float = 440.0, t60_s: float = 1.0) -> Filter:
+    """rings at frequency_hz for t60_s, with a gain of about one there; both settings are controls, too"""
+    bare = CoupledForm(frequency_hz, t60_s=t60_s, sample_rate=sample_rate)
+    return bare.replace(taps=[0.0, -2 * math.expm1(-3 * math.log(10) / (sample_rate * t60_s))])
+
+
 def allpass(sample_rate: float, n_channels: int, *, delay_s: float = 0.01, gain: float = 0.6) -> Filter:
     """Gerzon allpass, the first channel's line of delay_s, the others' a little longer"""
     lengths = _primes(delay_s * 1.07 ** np.arange(n_channels), sample_rate)
@@ -82,21 +109,11 @@ def echo(
     return Parallel(gain(1.0, sample_rate=sample_rate), delay(n) >> loop >> gain(mix))
 
 
-def reverb(sample_rate: float, n_channels: int, *, t60_s: float = 2.0, size: float = 1.0, mix: float = 0.25) -> Filter:
-    """allpass diffusion into a feedback delay network of 16 lines"""
-    if not 0.05 <= size <= 10:
-        raise ParameterError(f"{size=} must lie within 0.05 and 10")
-    spread = 1.05 ** np.arange(n_channels)
-    diffusers = [
-        GerzonAllpass(_primes(ms * 1e-3 * size * spread, sample_rate), gain=0.65, sample_rate=sample_rate)
-        for ms in (4.3, 7.1, 11.9)
-    ]
-    # from 23 to 79 ms: a hall of a few metres, echoes too dense to count after a tenth of a second
-    lengths = _primes(1e-3 * size * np.geomspace(23, 79, 16), sample_rate)
-    network = FeedbackDelayNetwork(
-        lengths, t60_s=t60_s, sample_rate=sample_rate, n_channels=n_channels, matrix="hadamard", wet=mix, seed=1
-    )
-    return Parallel(gain(np.eye(n_channels), sample_rate=sample_rate), Series(*diffusers, network))
+def reverb(sample_rate: float, n_channels: int, *, preset: str = "hall", **settings: Any) -> Filter:
+    """a room to turn on: what is not set is the preset's, of room, chamber, hall, plate or cathedral"""
+    if n_channels <= 2:
+        return Reverb(preset, sample_rate=sample_rate, n_channels=n_channels, **settings)
+    return Stack(*[Reverb(preset, sample_rate=sample_rate, n_channels=1, **settings)] * n_channels)
 
 
 def overdrive(sample_rate: float, n_channels: int, *, drive: float = 0.5) -> Filter:
@@ -108,14 +125,22 @@ def overdrive(sample_rate: float, n_channels: int, *, drive: float = 0.5) -> Fil
 
 
 NAMES: dict[str, Callable[..., Filter]] = {
-    design.__name__: design for design in (lowpass, highpass, bandpass, bandstop, allpass, echo, reverb, overdrive)
+    design.__name__: design
+    for design in (
+        *(lowpass, highpass, bandpass, bandstop, low_shelf, high_shelf, peaking, resonator),
+        *(allpass, echo, reverb, overdrive),
+    )
 }
+
+
+# Settings that a signature does not show.
+MORE: dict[str, dict[str, Setting]] = {"reverb": asdict(ReverbSettings())}
 
 
 def _settings(name: str) -> dict[str, Setting]:
     """The keys of a name, with their defaults."""
     parameters = inspect.signature(NAMES[name]).parameters.values()
-    return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+    return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY} | MORE.get(name, {})
 
 
 def usage(name: str) -> str:

@@ -372,8 +372,8 @@ class TransferFunction(_Cascade):
     *Stability*: the state decays if and only if all roots of z^K + a1 z^(K-1) + ... + aK lie within the unit circle.
     Then the output is bounded for bounded input, and else only if a zero cancels every outer root. K roots that lie
     together move by the K-th root of a rounding error: above order 6 or so, for a low cutoff sooner, design an
-    :class:`SOS` instead, since :meth:`to_sos` cannot bring back what the coefficients have lost. Coefficients that change
-    while it runs may make it grow, as those of :class:`SOS`.
+    :class:`SOS` instead, since :meth:`to_sos` cannot bring back what the coefficients have lost. Coefficients that
+    change while it runs may make it grow, as those of :class:`SOS`.
 
     Raises
     ------

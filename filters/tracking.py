@@ -375,7 +375,7 @@ def particle_filter(
     x = place.ravel() + rng.standard_normal((n_particles, n)) @ task.G.T
     for t, frame in enumerate(task.frames):
         moved, heard, place = _move(filt, frame, x, place)
-        alive = np.isfinite(np.hstack([moved, heard])).all(axis=1)[:, None]
+        alive = np.asarray(np.isfinite(np.hstack([moved, heard])).all(axis=1, keepdims=True))
         moved, heard = np.where(alive, moved, 0), np.where(alive, heard, 0)
         log_weights = log_weights + np.where(alive[:, 0], _log_density(task, t, heard), -np.inf)
         largest = np.max(log_weights)

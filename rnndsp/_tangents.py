@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,7 +16,17 @@ if TYPE_CHECKING:
     from rnndsp.filter import Filter
     from rnndsp.state import State
 
-__all__ = ["Jacobians", "Tangents", "frame_by_frame", "local_loop", "parallel", "series"]
+__all__ = [
+    "Jacobians",
+    "Tangents",
+    "feedback",
+    "frame_by_frame",
+    "in_turn",
+    "local_loop",
+    "parallel",
+    "series",
+    "stack",
+]
 
 Real = NDArray[np.float64]
 
@@ -209,11 +220,13 @@ def feedback(forward: Jacobians, backward: Jacobians, n_samples: int) -> Jacobia
 
 def in_turn(pieces: list[Jacobians]) -> Jacobians:
     """One piece of a trajectory after the other."""
-    A, B, C, D = (
-        np.concatenate([np.broadcast_to(piece[i], (len(piece.y), *piece[i].shape[1:])) for piece in pieces])
-        for i in range(4)
-    )
-    return Jacobians(A, B, C, D, pieces[0].delays, np.concatenate([piece.y for piece in pieces]), pieces[0].mixed)
+
+    def whole(parts: Iterable[Real]) -> Real:
+        full = zip(parts, pieces, strict=True)
+        return np.concatenate([np.broadcast_to(part, (len(piece.y), *part.shape[1:])) for part, piece in full])
+
+    A, B, C, D, _, y, _ = zip(*pieces, strict=True)
+    return Jacobians(whole(A), whole(B), whole(C), whole(D), pieces[0].delays, np.concatenate(y), pieces[0].mixed)
 
 
 def _mixed(first: Jacobians, second: Jacobians) -> int:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.linalg
 import scipy.signal
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,7 +18,8 @@ from hypothesis import strategies as st
 import rnndsp
 from rnndsp import frequency_response, impulse_response
 from rnndsp.errors import ParameterError
-from rnndsp.filters import FeedbackDelayNetwork, GerzonAllpass, named, orthogonal_matrix
+from rnndsp.filters import FeedbackDelayNetwork, GerzonAllpass, Reverb, named, orthogonal_matrix
+from rnndsp.stability import peak_gain
 from rnndsp.testing import check_filter
 
 RATE = 48000
@@ -70,7 +72,65 @@ def test_random_orthogonal_matrices_are_uniform():
     assert abs(np.linalg.det(many).mean()) < 0.06
 
 
+GALLERY = ["anderson", "circulant", "hadamard", "householder", "nested_allpass", "random", "tiny_rotation"]
+
+
+@pytest.mark.parametrize("kind", GALLERY)
+def test_the_gallery_is_orthogonal(kind):
+    for n in (4, 8, 16, 64) if kind in ("anderson", "hadamard") else (1, 2, 3, 6, 16, 33):
+        U = orthogonal_matrix(n, kind, seed=n)
+        np.testing.assert_allclose(U @ U.T, np.eye(n), atol=1e-12)
+        np.testing.assert_array_equal(U, orthogonal_matrix(n, kind, seed=n))
+    filt = FeedbackDelayNetwork([101, 211, 307, 401], t60_s=0.5, sample_rate=8000, matrix=kind, seed=3)
+    np.testing.assert_allclose(np.abs(filt.poles()), 10 ** (-3 / (8000 * 0.5)), atol=1e-9)
+
+
+def test_circulant_matrices():
+    for n in (5, 8):
+        U = orthogonal_matrix(n, "circulant", seed=1)
+        np.testing.assert_array_equal(U, scipy.linalg.circulant(U[0]).T)
+        np.testing.assert_allclose(np.abs(np.fft.fft(U[0])), 1, atol=1e-14)
+
+
+def test_anderson_matrices():
+    U = orthogonal_matrix(12, "anderson").reshape(3, 4, 3, 4).transpose(0, 2, 1, 3)
+    for i in range(3):
+        for j in range(3):
+            block = orthogonal_matrix(4, "hadamard") if j == (i + 1) % 3 else np.zeros((4, 4))
+            np.testing.assert_array_equal(U[i, j], block)
+
+
+def test_tiny_rotations():
+    values = np.linalg.eigvals(orthogonal_matrix(9, "tiny_rotation", seed=2))
+    angles = np.sort(np.abs(np.angle(values))) / (2 * np.pi)
+    assert angles[0] < 1e-9 and np.all((angles[1:] >= 0.009) & (angles[1:] <= 0.011))
+    assert np.linalg.det(orthogonal_matrix(8, "tiny_rotation")) == pytest.approx(1)
+
+
+def gardner(gains):
+    """[[A, B], [C, D]] of allpasses nested in each other, by the recursion of Gardner (1992)."""
+    A, B, C, D = np.zeros((0, 0)), np.zeros((0, 1)), np.zeros((1, 0)), np.ones((1, 1))
+    for g in gains:
+        n = len(A)
+        A = np.block([[A, B], [g * C, g * D]])
+        B = np.vstack([np.zeros((n, 1)), [[1 - g * g]]])
+        C, D = np.hstack([C, D]), np.array([[-g]])
+    return A, B, C, D
+
+
+def test_nested_allpasses():
+    A, B, _, _ = gardner([0.5, 0.6, 0.7])
+    P = scipy.linalg.solve_discrete_lyapunov(A, B @ B.T)
+    np.testing.assert_allclose(P, np.diag([0.2448, 0.3264, 0.51]), atol=1e-15)  # published
+    A, B, C, D = gardner(np.random.default_rng(5).uniform(0.6, 0.8, 5))
+    energy = np.append(np.sqrt(np.diag(scipy.linalg.solve_discrete_lyapunov(A, B @ B.T))), 1)
+    scaled = np.block([[A, B], [C, D]]) * energy / energy[:, None]
+    np.testing.assert_allclose(orthogonal_matrix(6, "nested_allpass", seed=5), scaled, atol=1e-13)
+
+
 def test_bad_matrices():
+    with pytest.raises(ParameterError, match="multiple of four lines, not 6; take 'circulant'"):
+        orthogonal_matrix(6, "anderson")
     for n, kind, says in (
         (0, "random", "n=0"),
         (6, "hadamard", "power of two, not 6; take"),
@@ -330,22 +390,27 @@ def test_allpass_by_name(rate, n_channels):
     assert all(m % k for m in filt.delays.tolist() for k in range(2, int(m**0.5) + 1))  # primes
 
 
-@pytest.mark.parametrize(
-    ("spec", "rate", "n_channels", "t60_s"),
-    [
-        ("", 48000, 1, 2.0),
-        ("t60_s=0.8", 44100, 2, 0.8),
-        ("t60_s=4,size=2", 16000, 2, 4.0),
-        ("t60_s=0.5,size=0.3", 48000, 1, 0.5),
-    ],
-)
-def test_reverb_decays_in_its_time(spec, rate, n_channels, t60_s):
-    filt = named(f"reverb:{spec}", sample_rate=rate, n_channels=n_channels)
-    h = impulse_response(filt, int(1.3 * t60_s * rate))
-    assert h[0, 0] == pytest.approx(1, abs=0.02)  # the dry sound passes as it is
-    for channel in range(n_channels):
-        assert measured_t60_s(h[1:, channel], rate, low_db=-50) == pytest.approx(t60_s, rel=0.05)
-    assert np.sum(h[1:] ** 2) == pytest.approx(0.25**2, rel=0.35)
+def test_named_reverb_is_the_preset_but_for_what_is_set():
+    u = np.random.default_rng(0).standard_normal((3000, 2))
+    filt = named("reverb:preset=plate,t60_s=0.8,mix=0.5", sample_rate=16000, n_channels=2)
+    np.testing.assert_array_equal(filt(u), Reverb("plate", t60_s=0.8, mix=0.5, sample_rate=16000)(u))
+    many = named("reverb:size=0.2", sample_rate=16000, n_channels=3)
+    alone = Reverb("hall", size=0.2, sample_rate=16000, n_channels=1)
+    np.testing.assert_array_equal(many(np.column_stack([u, u[:, 0]]))[:, 2], alone(u[:, 0]))
+
+
+@pytest.mark.parametrize("kind", ["low_shelf", "high_shelf", "peaking"])
+def test_named_equalisers(kind):
+    filt = named(f"{kind}:cutoff_hz=1000,gain_db=-6", sample_rate=RATE)
+    at = {"low_shelf": 1e-3, "high_shelf": np.pi, "peaking": 2 * np.pi * 1000 / RATE}[kind]
+    assert 20 * np.log10(np.abs(filt.linearize().frequency_response(at))).item() == pytest.approx(-6, abs=1e-3)
+
+
+def test_named_resonator():
+    filt = named("resonator:frequency_hz=3000,t60_s=0.05", sample_rate=RATE)
+    peak = peak_gain(filt)
+    assert peak.gain == pytest.approx(1, abs=0.01) and peak.frequency == pytest.approx(3000, rel=1e-3)
+    assert filt.spectral_radius() == pytest.approx(10 ** (-3 / (RATE * 0.05)), rel=1e-12)
 
 
 @pytest.mark.skipif(not OVERDRIVE.is_file(), reason=f"{OVERDRIVE.name} has not been trained yet")
@@ -372,6 +437,8 @@ def test_overdrive():
         "bandpass:low_hz=5000,high_hz=9000",
         "echo:delay_s=0.001",
         "allpass:delay_s=0.001",
+        "peaking:q=3",
+        "resonator:t60_s=0.01",
     ],
 )
 def test_named_filters_keep_the_promises_of_filters(spec):
@@ -408,7 +475,10 @@ def test_named_filters_keep_the_promises_of_filters(spec):
         ("allpass:delay_s=1e9", "more than a minute"),
         ("allpass:delay_s=-1", "less than a sample"),
         ("reverb:t60_s=0", r"t60_s=0\.0"),
-        ("reverb:size=0", r"size=0\.0 must lie within 0\.05 and 10"),
+        ("reverb:size=0", r"size=0\.0 must lie within 0\.05 and 4"),
+        ("reverb:preset=cave", "preset='cave': choose one of"),
+        ("resonator:t60_s=0", "t60_s"),
+        ("peaking:q=1e9", "q"),
         ("reverb:size=11", "size=11"),
     ],
 )

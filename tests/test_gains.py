@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import linalg, signal
 
-from rnndsp import Feedback, Framed, Knobs, delay, gain, impulse_response
+from rnndsp import Feedback, Framed, Knobs, Series, delay, gain, impulse_response
 from rnndsp.errors import ParameterError
 from rnndsp.filters import (
     LSTM,
@@ -14,7 +14,6 @@ from rnndsp.filters import (
     FeedbackDelayNetwork,
     GerzonAllpass,
     StateSpace,
-    named,
     orthogonal_matrix,
 )
 from rnndsp.stability import (
@@ -332,8 +331,10 @@ def test_comb_with_a_lowpass_in_its_loop():
 
 
 def test_reverb():
-    """A cascade of allpasses into a network, as it is sold."""
-    filt = named("reverb:t60_s=0.3", sample_rate=48000, n_channels=1)
+    """A cascade of allpasses into a network."""
+    diffused = Series(*(GerzonAllpass([m], gain=0.65) for m in (211, 347, 577)))
+    lines = [m for m in range(1103, 3800) if all(m % k for k in range(2, 62))][::20][:16]
+    filt = diffused >> FeedbackDelayNetwork(lines, t60_s=0.3, sample_rate=48000, matrix="hadamard", seed=1)
     h = filt(np.eye(1, 120000)[0])
     assert filt.n_states > 20000
     assert norm(filt, p=1) == pytest.approx(np.sum(np.abs(h)), rel=1e-9)

@@ -80,12 +80,12 @@ def _block(A: Real, m: NDArray[np.int64]) -> str | None:
 
 def norm_below_one(A: Real) -> str | None:
     """In which norm a matrix is below one: the 2-norm, a weighted maximum norm of its magnitudes, a weighted 2-norm."""
-    norm = np.linalg.norm(A, 2)
+    norm = float(np.linalg.norm(A, 2))
     if norm < 1 - SLACK:
         return f"2-norm {below_one(norm)} < 1"
     values, vectors = np.linalg.eig(np.abs(A))
     v = np.abs(vectors[:, np.argmax(values.real)]) + SLACK
-    weighted = np.max(np.abs(A) @ v / v)
+    weighted = float(np.max(np.abs(A) @ v / v))
     if weighted < 1 - SLACK:
         return f"weighted maximum norm {below_one(weighted)} < 1"
     # no norm is below the spectral radius

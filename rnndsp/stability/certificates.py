@@ -18,7 +18,7 @@ from rnndsp.stability._decay import decay_certificate, is_outside
 from rnndsp.stability._delay_poles import delay_poles
 from rnndsp.stability.enclosures import Enclosure, Place, published_tests
 from rnndsp.stability.resting import polish, rest_states, same
-from rnndsp.stability.spectrum import in_words, t60_s
+from rnndsp.stability.spectrum import in_words, is_affordable, t60_s
 from rnndsp.stability.verdicts import (
     BOUNDED,
     CONTRACTION,
@@ -312,6 +312,8 @@ def decay_in_words(radius: float, sample_rate: float | None) -> str:
 
 def found_poles(A: NDArray[np.float64], m: NDArray[np.int64]) -> tuple[NDArray[np.complex128], str]:
     """The poles, or none and why not."""
+    if not is_affordable(A, m):
+        return np.zeros(0, np.complex128), f"the poles of {m.sum()} states would take minutes"
     try:
         return delay_poles(A, m), ""
     except RnndspError as error:  # an ill-conditioned loop

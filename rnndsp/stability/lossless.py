@@ -361,7 +361,8 @@ def _scaling(V: Real, n_channels: int) -> tuple[Real, NDArray[np.int64]] | None:
     known, log_w = 1 + len(V) - n_channels, 2 * np.log(scale)
     right -= normal[:, known:] @ log_w[known - 1 :]
     log_w[: known - 1] = np.linalg.lstsq(normal[:known, :known], right[:known], rcond=None)[0][1:]
-    return log_w - 2 * np.log(scale), connected_components(linked, directed=True, connection="weak")[1]
+    parts = connected_components(linked, directed=True, connection="weak")[1]
+    return log_w - 2 * np.log(scale), parts.astype(np.int64)
 
 
 def _weights(log_w: Real) -> Real:
