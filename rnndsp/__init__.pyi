@@ -1,9 +1,12 @@
 from . import audio as audio
 from . import distortion as distortion
 from . import filters as filters
+from . import identification as identification
 from . import midi as midi
 from . import plots as plots
+from . import realization as realization
 from . import report as report
+from . import residuals as residuals
 from . import response as response
 from . import stability as stability
 from . import testing as testing
@@ -14,6 +17,7 @@ from .composition import Latency as Latency
 from .composition import Parallel as Parallel
 from .composition import Residual as Residual
 from .composition import Series as Series
+from .composition import Stack as Stack
 from .engine import Cell as Cell
 from .engine import Stage as Stage
 from .errors import FormatError as FormatError
@@ -32,6 +36,7 @@ from .framed import Framed as Framed
 from .framed import SpectralGain as SpectralGain
 from .response import frequency_response as frequency_response
 from .response import impulse_response as impulse_response
+from .smoothing import Smoothed as Smoothed
 from .state import Field as Field
 from .state import State as State
 from .statespace import DelayStateSpace as DelayStateSpace

@@ -6,22 +6,37 @@ import numpy as np
 from scipy import signal
 
 import rnndsp
-from rnndsp import Feedback, Framed, Knobs, Latency, Parallel, Residual
+from rnndsp import Feedback, Framed, Knobs, Latency, Parallel, Residual, Smoothed, Stack
 from rnndsp.filters import (
+    ARIMA,
     GRU,
+    LMS,
     LSTM,
     NADE,
+    NLMS,
     REN,
+    RLS,
     SOS,
+    AffineProjection,
+    CoupledForm,
+    DampedNetwork,
     DelayStateSpace,
     Dense,
     Elman,
     FeedbackDelayNetwork,
     GerzonAllpass,
+    KalmanFilter,
+    Lattice,
+    ParaunitaryFIR,
+    Reverb,
+    Shaper,
     StateSpace,
     StateVariable,
+    Taps,
     TransferFunction,
     named,
+    nested_allpass,
+    vector_allpass,
 )
 
 RATE = 48000
@@ -47,10 +62,21 @@ FILTERS: dict[str, Callable[[], rnndsp.Filter]] = {
     "sections": lambda: SOS(signal.ellip(6, 1, 60, 0.3, output="sos"), sample_rate=RATE),
     "transfer function": lambda: TransferFunction(*signal.butter(3, 0.2)),
     "fir": lambda: TransferFunction([0.5, 0.3, -0.2, 0.1], [1.0]),
+    "arima": lambda: ARIMA([0.5, -0.2], [0.4], seasonal_ar=[0.3], seasonal_ma=[0.2, 0.1], season=4),
+    "arima integrated": lambda: ARIMA(ma=[-0.4], d=1, seasonal_ma=[-0.5], seasonal_d=1, season=5),
     "dense": lambda: Dense(3, 2, seed=1),
     "dense tanh": lambda: Dense(2, 2, activation="tanh", seed=1),
     "dense sigmoid": lambda: Dense(2, 3, activation="sigmoid", seed=1),
     "state variable": lambda: StateVariable("lowpass", cutoff_hz=2000, q=2, sample_rate=RATE),
+    "peaking": lambda: StateVariable("peaking", cutoff_hz=2000, q=2, gain_db=5, sample_rate=RATE),
+    "high shelf": lambda: StateVariable("high_shelf", cutoff_hz=2000, gain_db=-9, sample_rate=RATE),
+    "lattice": lambda: Lattice([-0.5, 0.7, 0.3], _random(4)),
+    "modulated lattice": lambda: Lattice([-0.5, 0.7, 0.3], _random(4), modulated=True),
+    "coupled form": lambda: CoupledForm(3000, t60_s=0.01, taps=[0.3, 1], sample_rate=RATE),
+    "smoothed": lambda: Smoothed(StateVariable("lowpass", cutoff_hz=2000, q=2, sample_rate=RATE), 0.001),
+    "smoothed cells": lambda: Smoothed(
+        Knobs(LSTM(2, 3) >> Dense(3, 1), {"drive": 0.5}) >> rnndsp.delay(7), 0.001, sample_rate=RATE
+    ),
     "elman": lambda: Elman(2, 5),
     "elman relu": lambda: Elman(1, 5, activation="relu").replace(b=0.1 * _random(5)),
     "elman identity": lambda: Elman(2, 4, activation="identity", recurrence="orthogonal").replace(b=np.zeros(4)),
@@ -75,11 +101,19 @@ FILTERS: dict[str, Callable[[], rnndsp.Filter]] = {
     "nade": lambda: NADE(Elman(2, 4) >> Dense(4, 8), n_hidden=3),
     "nade without hidden units": lambda: NADE(Knobs(Dense(2, 3), {"temper": 0.5}), n_hidden=0),
     "gerzon allpass": lambda: GerzonAllpass([5, 7, 11], gain=0.5, matrix="random"),
+    "nested allpass": lambda: nested_allpass([3, 5, 9], gains=[0.5, -0.6, 0.7]),
+    "paraunitary fir": lambda: ParaunitaryFIR.random(2, 3, delays=[1, 4, 2]),
+    "vector allpass": lambda: vector_allpass(rnndsp.delay(2, 2) >> GerzonAllpass([3, 5]), gain=-0.4),
+    "elman givens": lambda: Elman(1, 6, recurrence="givens:3"),
+    "gru urnn": lambda: GRU(1, 4, recurrence="urnn"),
     "schroeder allpass": lambda: GerzonAllpass([13], gain=-0.7),
     "fdn": lambda: FeedbackDelayNetwork(
         [7, 11, 13, 17], t60_s=0.01, sample_rate=RATE, n_channels=2, matrix="hadamard", dry=0.5
     ),
     "series": lambda: LSTM(1, 4) >> Dense(4, 2) >> GerzonAllpass([3, 5]),
+    "stack": lambda: Stack(
+        Dense(2, 1, activation="tanh", seed=1), StateVariable(sample_rate=RATE), rnndsp.delay(3) >> Latency(4)
+    ),
     "parallel with latency": lambda: Parallel(LSTM(1, 3) >> Dense(3, 1), rnndsp.gain(0.5) >> Latency(9)),
     "residual": lambda: Residual(GRU(1, 4) >> Dense(4, 1, activation="tanh")),
     "knobs": lambda: Residual(Knobs(LSTM(3, 4) >> Dense(4, 1), {"drive": 0.5, "tone": 0.2})),
@@ -98,4 +132,30 @@ FILTERS: dict[str, Callable[[], rnndsp.Filter]] = {
     "framed recurrent": lambda: Framed(Elman(10, 6) >> Dense(6, 10), n_fft=8, hop_length=2),
     "echo": lambda: named("echo:delay_s=0.001", sample_rate=RATE),
     "reverb": lambda: named("reverb:t60_s=0.05,size=0.05", sample_rate=8000, n_channels=2),
+    "lms": lambda: LMS(4, step=0.1),
+    "nlms": lambda: NLMS(3, step=0.5, n_references=2, leak=0.01),
+    "affine projection": lambda: AffineProjection(5, 3, step=0.7),
+    "rls": lambda: RLS(3, forgetting=0.95, initial_covariance=1.0, n_references=2),
+    "kalman": lambda: KalmanFilter(
+        StateSpace(_stable(3), _random(3, 2), _random(2, 3), _random(2, 2)),
+        process_noise=0.1,
+        measurement_noise=[[0.3, 0.1], [0.1, 0.2]],
+    ),
+    "kalman joseph": lambda: KalmanFilter(
+        StateSpace(_stable(3), _random(3, 1), _random(1, 3), _random(1, 1)),
+        process_noise=0.1,
+        measurement_noise=0.3,
+        known_inputs=False,
+        output="measurement",
+        form="joseph",
+    ),
+    "shaper": lambda: Shaper([[-1, -0.3, 0.2], [-0.5, 0, 0.1]], [[-1, 0, 0.3], [0.1, 0.5, -0.2]]),
+    "damped network": lambda: DampedNetwork(
+        [7, 11, 13, 17, 19], t60_s=[0.01, 0.005], bands_hz=[1000, 9000], sample_rate=RATE, n_channels=2, dry=0.5
+    ),
+    "damped network modulated": lambda: DampedNetwork(
+        [7, 11, 13, 17, 19], t60_s=0.01, sample_rate=RATE, n_channels=2, modulation=0.5, modulation_hz=50
+    ),
+    "taps": lambda: Taps([0, 3, 11, 3], _random(4, 3, 2)),
+    "reverb modulated": lambda: Reverb("plate", t60_s=0.1, size=0.05, modulation=1.0, sample_rate=8000),
 }

@@ -5,6 +5,7 @@ from .distortion import describing_function_plot as describing_function_plot
 from .distortion import harmonic_plot as harmonic_plot
 from .distortion import intermodulation_plot as intermodulation_plot
 from .distortion import orbit_plot as orbit_plot
+from .identification import order_plot as order_plot
 from .loops import nyquist_plot as nyquist_plot
 from .loops import root_locus_plot as root_locus_plot
 from .losses import history_plot as history_plot
@@ -16,6 +17,7 @@ from .points import phase_portrait as phase_portrait
 from .points import pole_locus_plot as pole_locus_plot
 from .probing import rest_probe_plot as rest_probe_plot
 from .probing import rest_sweep_plot as rest_sweep_plot
+from .residuals import residual_plot as residual_plot
 from .responses import bode_plot as bode_plot
 from .responses import decay_plot as decay_plot
 from .responses import energy_decay_db as energy_decay_db

@@ -1,7 +1,7 @@
 """Speed against rivals, each pair in one run: ``python -m tests.benchmarks [GROUP ...] [--json FILE] [--plot FILE]``.
 
 Medians of interleaved repeats, one thread. A rival that is not installed is left out: ``pip install -e '.[bench]'``
-brings ONNX Runtime and pedalboard, PyTorch is yours to install.
+brings ONNX Runtime, pedalboard, statsmodels and padasip, PyTorch is yours to install.
 """
 
 import argparse
@@ -10,7 +10,7 @@ import json
 import platform
 from pathlib import Path
 
-from tests.benchmarks import cells, linear, realtime, trajectories
+from tests.benchmarks import adaptive, arima, cells, linear, realtime, reverb, trajectories
 from tests.benchmarks.measuring import HEADER
 
 GROUPS = {
@@ -18,6 +18,9 @@ GROUPS = {
     "voices": cells.voices,
     "streaming": realtime.streaming,
     "linear": linear.linear,
+    "reverb": reverb.reverb,
+    "adaptive": adaptive.adaptive,
+    "arima": arima.arima,
     "tails": realtime.tails,
     "start": realtime.start,
     "scaling": cells.scaling,
@@ -27,7 +30,7 @@ GROUPS = {
 
 def versions() -> dict[str, str]:
     found = {"Python": platform.python_version(), "machine": f"{platform.machine()}, {cpu_name()}"}
-    for name in ("numpy", "scipy", "numba", "torch", "onnxruntime", "pedalboard"):
+    for name in ("numpy", "scipy", "numba", "torch", "onnxruntime", "pedalboard", "statsmodels", "padasip"):
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
