@@ -18,9 +18,10 @@ from rnndsp.composition import Feedback
 from rnndsp.errors import ParameterError, RnndspError
 from rnndsp.filter import Filter
 from rnndsp.notebook import make_up
+from rnndsp.response import energy_decay_db, impulse_response
 from rnndsp.stability import Property, RestProbe, RestSweep, StabilityReport, Verdict
 from rnndsp.stability.probing import ASSUMED_RATE
-from rnndsp.stability.spectrum import MARGIN, t60_s
+from rnndsp.stability.spectrum import MARGIN, is_affordable, t60_s
 from rnndsp.stability.verdicts import CONTRACTION, ISS, UNIQUE
 from rnndsp.state import State
 from rnndsp.statespace import DelayStateSpace
@@ -43,6 +44,8 @@ NOISE_LEVEL = 10 ** (-12 / 20)
 SINE_DB, SINE_HZ, STATED_DB = np.arange(-60.0, 1.0, 6.0), 1000.0, -12.0
 ALIASING_HZ = 100 * 2.0 ** np.arange(0, 8)
 N_EXPONENTS = 8
+# Frames of the longest click that is waited for.
+LONGEST = 2**22
 # Poles that JSON lists, the largest first.
 N_POLES = 200
 MAX_LAG = 2000
@@ -144,15 +147,39 @@ class Findings:
             raise ParameterError(self.missing["linear"])
         if self.verdicts and self.verdicts.poles.size == self.linear.n_states:
             return self.verdicts.poles
+        if not is_affordable(np.asarray(self.linear.A, np.float64), self.linear.delays):
+            raise ParameterError(f"the poles would take too long with {self.linear.n_states:,} states")
         return stability.poles(self.linear)
 
-    @property
+    @cached_property
     def radius(self) -> float:
-        return 0.0 if self.poles is None else float(np.max(np.abs(self.poles), initial=0))
+        """Of the slowest pole; where they are too many to find, of a pole that rings as long as a click does."""
+        if self.poles is not None:
+            return float(np.max(np.abs(self.poles), initial=0))
+        return float(10 ** (-3 / self.ring)) if self.ring else 0.0
+
+    @part
+    def ring(self) -> float | None:
+        """Frames in which a click fades by 60 dB, where the poles are not known but all decays by proof."""
+        if self.linear is None or not self.verdicts or self.verdicts[CONTRACTION].verdict != Verdict.PROVED:
+            return None
+        n_frames = 2 * self.linear.n_states
+        while n_frames <= LONGEST:
+            h = impulse_response(self.filt, n_frames, controls=self.controls)
+            left_db = energy_decay_db(h[:, 0])
+            if left_db[n_frames // 2] < -90:  # late, when only what rings longest is left
+                return 2.0 * float(np.argmax(left_db < -90) - np.argmax(left_db < -60))
+            n_frames *= 2
+        return None
+
+    @property
+    def slowest(self) -> NDArray[np.complex128] | None:
+        """The poles, or one that stands for them."""
+        return self.poles if self.poles is not None or not self.ring else np.array([self.radius], np.complex128)
 
     @property
     def fades(self) -> bool:
-        return self.poles is not None and self.radius < 1 - MARGIN
+        return self.slowest is not None and self.radius < 1 - MARGIN
 
     @part
     def norms(self) -> SmallSignal | None:
@@ -328,17 +355,18 @@ class Findings:
         return values
 
     def _small_signal(self) -> dict[str, Any] | None:
-        if self.poles is None:
+        if self.slowest is None:
             return None
-        slowest = self.poles[np.argmax(np.abs(self.poles))] if self.poles.size else None
+        known = self.poles if self.poles is not None else np.zeros(0)
+        slowest = known[np.argmax(np.abs(known))] if known.size else None
         rate = self.filt.sample_rate
         return {
-            "n_poles": self.poles.size,
-            "poles": self.poles[:N_POLES],
+            "n_poles": None if self.poles is None else known.size,
+            "poles": None if self.poles is None else known[:N_POLES],
             "n_zeros": None if self.zeros is None else self.zeros.size,
             "n_hidden_modes": None if self.hidden is None else len(self.hidden),
             "n_hidden_unstable": None if self.hidden is None else int(self.hidden.unstable.sum()),
-            "spectral_radius": self.radius,
+            "spectral_radius": None if self.poles is None else self.radius,
             "t60_samples": t60_s(self.radius, 1.0),
             "t60_s": t60_s(self.radius, rate) if rate else None,
             "slowest_hz": abs(np.angle(slowest)) / (2 * np.pi) * rate if rate and slowest is not None else None,

@@ -394,7 +394,7 @@ def _pole_decay(found: Findings) -> _Picture | None:
 
 def _impulse(found: Findings) -> _Picture | None:
     filt, controls = found.filt, found.controls
-    n = response_frames(filt, controls, found.poles, IMPULSE_DB)
+    n = response_frames(filt, controls, found.slowest, IMPULSE_DB)
     lines, png = drawn(lambda ax: plots.impulse_response_plot(filt, n, controls=controls, ax=ax))
     h = np.stack([np.abs(line.get_ydata()) for line in lines])
     peak, rate = h.max(), filt.sample_rate
@@ -418,7 +418,7 @@ def _decay(found: Findings) -> _Picture | None:
     filt, controls = found.filt, found.controls
     if not found.fades or not found.radius:
         return None
-    n = response_frames(filt, controls, found.poles, DECAY_DB)
+    n = response_frames(filt, controls, found.slowest, DECAY_DB)
     lines, png = drawn(lambda ax: plots.decay_plot(filt, n, controls=controls, ax=ax))
     label = str(lines[0].get_label()).partition(": ")[2]
     said = f"Of a click, the energy still to come falls by {label}." if label.startswith("60") else f"There is {label}."
@@ -429,7 +429,7 @@ def _bands(found: Findings) -> _Picture | None:
     filt, rate = found.filt, found.filt.sample_rate
     if not rate or not found.fades or not found.radius or t60_s(found.radius, rate) < MIN_BAND_S:
         return None
-    n = response_frames(filt, found.controls, found.poles, DECAY_DB)
+    n = response_frames(filt, found.controls, found.slowest, DECAY_DB)
     lines, png = drawn(lambda ax: plots.octave_decay_plot(filt, n, controls=found.controls, ax=ax))
     times = {centre: str(line.get_label()).partition(": ")[2] for centre, line in lines.items()}
     known = {centre: said for centre, said in times.items() if not said.startswith("no")}
@@ -443,7 +443,7 @@ def _bands(found: Findings) -> _Picture | None:
 
 def _frequency(found: Findings) -> _Picture | None:
     filt, controls = found.filt, found.controls
-    if found.poles is None:
+    if found.linear is None:
         return None
     at: dict[str, Any] = {"state": found.rest, "controls": controls}
     if filt.n_states > MANY_STATES:  # so many turns of the phase are not followed for sure
@@ -486,7 +486,7 @@ def _frequency(found: Findings) -> _Picture | None:
 
 def _group_delay(found: Findings) -> _Picture | None:
     filt = found.filt
-    if found.poles is None or not found.fades or not found.poles.size:
+    if not found.fades or not filt.n_states:
         return None
     (curves, averages), png = drawn(
         lambda ax: plots.group_delay_plot(filt, state=found.rest, controls=found.controls, ax=ax)

@@ -20,6 +20,8 @@ __all__ = [
     "GroupDelay",
     "PhaseResponse",
     "SingularValues",
+    "energy_decay_db",
+    "fitted_t60",
     "frequency_response",
     "group_delay",
     "impulse_response",
@@ -337,3 +339,30 @@ def _with_delay(linear: DelayStateSpace, w: NDArray[np.float64]) -> tuple[NDArra
     tau = np.real(moved / np.where(nothing, 1, h))
     tau[nothing] = np.nan
     return h, tau
+
+
+def energy_decay_db(h: ArrayLike) -> NDArray[np.float64]:
+    """Energy still to come, in dB of all of it.
+
+    Parameters
+    ----------
+    h : array, shape (n_frames, ...)
+        Impulse response; the result has its shape.
+
+    References
+    ----------
+    M. R. Schroeder (1965), "New method of measuring reverberation time".
+    """
+    energy = np.cumsum(np.square(np.asarray(h, np.float64))[::-1], axis=0)[::-1]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        decay: NDArray[np.float64] = 10 * np.log10(energy / energy[:1])
+    return decay
+
+
+def fitted_t60(decay_db: NDArray[np.float64]) -> float:
+    """Twice the frames in which a straight line through -5 to -35 dB falls by 30 dB (ISO 3382), else NaN."""
+    span = np.flatnonzero((decay_db <= -5) & (decay_db >= -35))
+    # what falls only at the very end has been cut off, and has not faded
+    if span.size < 3 or span[-1] > 0.9 * len(decay_db):
+        return np.nan
+    return float(-60 / np.polyfit(span, decay_db[span], 1)[0])

@@ -20,6 +20,7 @@ BADGES = {
     Verdict.PROVED: ("✓", "#d9efe4", "#0b4f36"),
     Verdict.REFUTED: ("✗", "#fbe0d3", "#7d2b00"),
     Verdict.LOCAL: ("◐", "#fdf0c8", "#5c4300"),
+    Verdict.MARGINAL: ("○", "#dbe9f6", "#123f6b"),
     Verdict.UNKNOWN: ("?", "#e6e9ed", "#37414d"),
 }
 # Further from its limit a test is drawn as if it were there, with an arrow.

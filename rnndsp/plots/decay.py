@@ -15,7 +15,8 @@ from rnndsp import response
 from rnndsp.errors import ParameterError
 from rnndsp.filter import Filter
 from rnndsp.plots._style import axes, duration, time_axis
-from rnndsp.plots.responses import DECAY_DB, SLICES, energy_decay_db, fitted_t60, response_frames
+from rnndsp.plots.responses import DECAY_DB, SLICES, response_frames
+from rnndsp.response import energy_decay_db, fitted_t60
 
 __all__ = ["octave_decay_plot"]
 

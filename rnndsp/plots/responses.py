@@ -17,6 +17,7 @@ from rnndsp import response, stability
 from rnndsp.errors import ParameterError, RnndspError
 from rnndsp.filter import Filter
 from rnndsp.plots._style import GREY, STYLES, axes, duration, hertz, time_axis
+from rnndsp.response import energy_decay_db, fitted_t60
 from rnndsp.stability.spectrum import MARGIN
 from rnndsp.state import State
 from rnndsp.statespace import DelayStateSpace, space
@@ -52,7 +53,7 @@ def response_frames(filt: Filter, controls: Controls | None, poles: ArrayLike | 
         return int(np.clip(filt.latency + filt.n_states + 16 * filt.period, 1024, 2**17))
     radius = float(np.max(np.abs(found), initial=0))
     memory = min(filt.latency + int(linear.delays.sum()), 2**21) + 1
-    most = int(np.clip(2**28 // max(len(linear.A), 1) ** 2, 2**12, 2**19 if filt.is_linear else 2**17))
+    most = int(np.clip(2**31 // max(len(linear.A), 1) ** 2, 2**12, 2**19 if filt.is_linear else 2**17))
     if radius > 1 + MARGIN:
         grown = 1 / np.log10(radius)  # by 20 dB, which still shows how it began
         return int(np.clip(grown + memory, 8, min(150 * grown, most))) if filt.is_linear else 4096
@@ -122,33 +123,6 @@ def impulse_response_plot(
     note = "" if filt.is_linear else f", for a level of {level:g} (nonlinear: depends on it)"
     ax.set_title("impulse response" + note)
     return lines
-
-
-def energy_decay_db(h: ArrayLike) -> Real:
-    """Energy still to come, in dB of all of it.
-
-    Parameters
-    ----------
-    h : array, shape (n_frames, ...)
-        Impulse response; the result has its shape.
-
-    References
-    ----------
-    M. R. Schroeder (1965), "New method of measuring reverberation time".
-    """
-    energy = np.cumsum(np.square(np.asarray(h, np.float64))[::-1], axis=0)[::-1]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        decay: Real = 10 * np.log10(energy / energy[:1])
-    return decay
-
-
-def fitted_t60(decay_db: Real) -> float:
-    """Twice the frames in which a straight line through -5 to -35 dB falls by 30 dB (ISO 3382), else NaN."""
-    span = np.flatnonzero((decay_db <= -5) & (decay_db >= -35))
-    # what falls only at the very end has been cut off, and has not faded
-    if span.size < 3 or span[-1] > 0.9 * len(decay_db):
-        return np.nan
-    return float(-60 / np.polyfit(span, decay_db[span], 1)[0])
 
 
 def decay_plot(
