@@ -133,5 +133,6 @@ rnndsp filters</pre>
 def _judged(folder: str, found: Findings) -> str:
     said = "".join(f"<li>{escape(row.name)} {badge(row.verdict)}</li>" for row in found.verdicts or ())
     page = f"{folder}/index.html"
-    return f"""<figure><a href="{page}"><img alt="Poles" src="{folder}/poles.png"></a>
+    shown, alt = ("poles", "Poles") if found.poles is not None else ("octave_decay", "How each octave fades")
+    return f"""<figure><a href="{page}"><img alt="{alt}" src="{folder}/{shown}.png"></a>
 <figcaption><b><a href="{page}">{escape(found.name)}</a></b><ul>{said}</ul></figcaption></figure>"""

@@ -84,7 +84,8 @@ def test_every_filter(name):
     assert type(filt).__name__ in text and f" {filt.n_states:,} " in text and "bounded output" in text
     assert all(f"{control.name} = {control.default:g}" in text for control in filt.controls)
     plots = pictures(html)
-    assert len(plots) == (filt.n_states > 0 and filt.period == 1)
+    # a reverb says that its poles would take a while
+    assert len(plots) == (filt.n_states > 0 and filt.period == 1 and not name.startswith("reverb"))
     assert all(plot.ndim == 3 and plot.std() > 0 for plot in plots)
     assert plots or "poles" in text
     assert repr([filt]) == f"[{filt!r}]"

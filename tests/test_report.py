@@ -14,8 +14,9 @@ import scipy.signal
 from rnndsp import plots, report, stability
 from rnndsp.composition import Feedback, Knobs
 from rnndsp.errors import NonFiniteError, ParameterError
-from rnndsp.filters import LSTM, Dense, Elman, FeedbackDelayNetwork
+from rnndsp.filters import ARIMA, LSTM, Dense, Elman, FeedbackDelayNetwork, Reverb
 from rnndsp.framed import Framed
+from rnndsp.plots.certificates import BADGES
 from rnndsp.statespace import StateSpace, gain
 
 matplotlib.use("Agg")
@@ -337,3 +338,20 @@ def test_a_part_that_fails_is_a_sentence(tmp_path, flip_flop, monkeypatch):
 def test_knobs_to_sweep_must_exist(cell):
     with pytest.raises(ParameterError, match="drive"):
         report.as_dict(cell, sweep=["drive"])
+
+
+def test_a_reverb_is_analysed_by_its_tail():
+    """Its poles would take minutes; what rings longest is measured instead."""
+    found = report.find_out(Reverb("room", t60_s=0.5, size=1.0, sample_rate=48000, n_channels=1))
+    assert found.poles is None and "too long" in found.missing["poles"] and found.fades
+    assert found.ring / 48000 == pytest.approx(0.5, rel=0.1)  # the slowest octaves
+    told = found.as_dict()["small_signal"]
+    assert told["poles"] is None and told["spectral_radius"] is None and told["h_infinity_norm"] > 0
+    assert {row.verdict.value for row in found.verdicts} == {"proved", "unknown"}
+
+
+def test_what_is_marginal_by_design_has_a_badge(tmp_path):
+    filt = ARIMA(ma=[-0.4], d=1, seasonal_d=1, season=12)
+    page = report.analyze(filt, tmp_path / "page").read_text()
+    assert "marginal by design" in page and "and 9 more" in page
+    assert set(BADGES) == set(stability.Verdict)

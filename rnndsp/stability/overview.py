@@ -129,7 +129,9 @@ def _linear_report(filt: Filter, controls: Controls | None) -> StabilityReport:
         said = missing or decay if proved or missing else f"{decay}, as computed: not proved so fast"
         rows.append(Property("decay", Verdict.PROVED if proved else Verdict.UNKNOWN, said, supposed))
     elif not missing and _is_marginal_by_design(found, filt.marginal_poles):
-        said = f"on the circle by design: {', '.join(f'{z:.6g}' for z in filt.marginal_poles)}; the others lie inside"
+        meant = filt.marginal_poles
+        few = ", ".join(f"{z:.6g}" for z in meant[:4]) + (f" and {len(meant) - 4} more" if len(meant) > 4 else "")
+        said = f"on the circle by design: {few}; the others lie inside"
         rows = all_rows(Verdict.MARGINAL, said, filt.marginal_poles)
         rows.append(Property(DECAY, Verdict.MARGINAL, said, supposed, filt.marginal_poles))
     elif missing or radius < 1 - MARGIN:

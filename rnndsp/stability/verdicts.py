@@ -136,7 +136,7 @@ class StabilityReport:
         widths = (26, 12, 8, 74)
         lines = [_columns(("property", "verdict", "margin", "what was found"), widths), "-" * sum(widths)]
         for row in self.properties:
-            verdict = "local only" if row.verdict == Verdict.LOCAL else row.verdict.value
+            verdict = {Verdict.LOCAL: "local only", Verdict.MARGINAL: "marginal"}.get(row.verdict, row.verdict.value)
             margin = "" if row.margin is None else _short(row.margin)
             said = wrap(row.statement, widths[-1], break_on_hyphens=False) or [""]
             if row.hypotheses:
