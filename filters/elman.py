@@ -63,7 +63,8 @@ class Elman(Cell):
         φ. With "identity" the cell is a linear state-space filter.
     recurrence : str
         Form of U: "dense", "diagonal", "stable_diagonal", "orthogonal", "householder", "oscillating",
-        "antisymmetric" or "contracting", as :class:`rnndsp.Cell` describes them. A diagonal one with "relu" is the
+        "cayley", "givens", "butterfly", "urnn", "full_capacity", "antisymmetric" or "contracting", as
+        :class:`rnndsp.Cell` describes them. A diagonal one with "relu" is the
         IndRNN.
     seed : int or Generator
     sample_rate : float, optional

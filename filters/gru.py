@@ -77,7 +77,8 @@ class GRU(Cell):
         Where the reset gate acts. The two are different cells: weights of one do not fit the other.
     recurrence : str
         Form of each U: "dense", "diagonal", "stable_diagonal", "orthogonal", "householder", "oscillating",
-        "antisymmetric" or "contracting", as :class:`rnndsp.Cell` describes them.
+        "cayley", "givens", "butterfly", "urnn", "full_capacity", "antisymmetric" or "contracting", as
+        :class:`rnndsp.Cell` describes them.
     seed : int or Generator
     sample_rate : float, optional
         Hz.

@@ -46,7 +46,8 @@ class LSTM(Cell):
     n_inputs, n_units : int
     recurrence : str
         Form of each U: "dense", "diagonal", "stable_diagonal", "orthogonal", "householder", "oscillating",
-        "antisymmetric" or "contracting", as :class:`rnndsp.Cell` describes them.
+        "cayley", "givens", "butterfly", "urnn", "full_capacity", "antisymmetric" or "contracting", as
+        :class:`rnndsp.Cell` describes them.
     seed : int or Generator
         For weights uniform within ±1/sqrt(n_units); the forget bias starts at 1 (Jozefowicz et al. 2015).
     sample_rate : float, optional

@@ -49,6 +49,18 @@ def test_is_it_healthy(tmp_path):
     assert low < high < 0
 
 
+def test_rooms(tmp_path):
+    said = run(tmp_path, "rooms.py", "rooms.png", "room")
+    assert (tmp_path / "rooms.png").read_bytes().startswith(b"\x89PNG")
+    assert "room: 0.45 s at 125 Hz; decay proved" in said
+
+
+def test_forecast(tmp_path):
+    said = run(tmp_path, "forecast.py", "forecast.png")
+    assert (tmp_path / "forecast.png").read_bytes().startswith(b"\x89PNG")
+    assert "'seasonal_ma1'" in said and int(re.search(r"(\d+)% of 36", said)[1]) > 60
+
+
 def test_filter_a_file(tmp_path):
     u = 0.1 * np.random.default_rng(0).standard_normal((4800, 2))
     soundfile.write(tmp_path / "in.wav", u, 48000, subtype="FLOAT")
