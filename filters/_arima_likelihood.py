@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from rnndsp._jit import inline, kernel
+from rnndsp.filters.lattice import reflections
 
-__all__ = ["COMPLETE", "DIFFUSE", "DRAWN", "VAGUE", "filtered", "natural", "objective", "profile", "reflections"]
+__all__ = ["COMPLETE", "DIFFUSE", "DRAWN", "VAGUE", "filtered", "natural", "objective", "profile"]
 
 # What the initial state is taken for: known in distribution, as that of a stationary series without gaps; with levels
 # of which nothing is known; with levels of a large variance. Last, as the first, but to make a series.
@@ -60,19 +61,6 @@ def _step_up(a: Any, k: Any, m: Any) -> None:
     if m % 2 == 1:
         a[m // 2] *= 1 - k
     a[m] = k
-
-
-@kernel
-def reflections(a: Any) -> Any:
-    """The partial autocorrelations behind the coefficients of an autoregression; not finite where one reaches 1."""
-    k = a.copy()
-    for m in range(a.size - 1, 0, -1):
-        scale = 1 - k[m] * k[m]
-        for j in range((m + 1) // 2):
-            front, back = k[j], k[m - 1 - j]
-            k[j] = (front + k[m] * back) / scale
-            k[m - 1 - j] = (back + k[m] * front) / scale
-    return k
 
 
 @kernel

@@ -23,8 +23,8 @@ from rnndsp.filters._arima_likelihood import (
     natural,
     objective,
     profile,
-    reflections,
 )
+from rnndsp.filters.lattice import reflections
 from rnndsp.residuals import ResidualDiagnostics, residual_diagnostics
 from rnndsp.state import Field, State
 from rnndsp.statespace import DelayStateSpace, gain, series

@@ -19,7 +19,7 @@ from rnndsp.filters.sections import TransferFunction
 from rnndsp.stability import Boundedness
 from rnndsp.state import Field, State
 
-__all__ = ["Lattice", "step_down", "step_up"]
+__all__ = ["Lattice", "reflections", "step_down", "step_up"]
 
 # What a lattice must lose of its energy in as many samples as it has stages, for a proof that survives rounding.
 LEAST_LOSS = 1e-12
@@ -52,16 +52,27 @@ def step_down(a: ArrayLike) -> Real:
     rest = np.asarray(a)
     if rest.dtype.kind not in "fiub" or rest.ndim != 1 or not rest.size or not np.isfinite(rest).all() or not rest[0]:
         raise ParameterError(f"a={a!r} must be finite real coefficients with a[0] other than zero")
-    rest = rest / np.float64(rest[0])
-    k = np.empty(rest.size - 1)
-    for i in reversed(range(k.size)):
-        k[i] = rest[i + 1]
-        if not abs(k[i]) < 1:
-            raise ParameterError(
-                f"a has a root on or outside the unit circle, or lost to rounding: k{i + 1} = {k[i]:.9g} must lie "
-                "within (-1, 1)"
-            )
-        rest = (rest - k[i] * rest[::-1])[:-1] / ((1 - k[i]) * (1 + k[i]))
+    k: Real = -reflections(-rest[1:] / np.float64(rest[0]))
+    outside = np.flatnonzero(~(np.abs(k) < 1))
+    if outside.size:
+        i = outside[-1]
+        raise ParameterError(
+            f"a has a root on or outside the unit circle, or lost to rounding: k{i + 1} = {k[i]:.9g} must lie "
+            "within (-1, 1)"
+        )
+    return k
+
+
+@kernel
+def reflections(a: Any) -> Any:
+    """The partial autocorrelations behind the coefficients of an autoregression; not finite where one reaches 1."""
+    k = a.copy()
+    for m in range(a.size - 1, 0, -1):
+        scale = (1 - k[m]) * (1 + k[m])
+        for j in range((m + 1) // 2):
+            front, back = k[j], k[m - 1 - j]
+            k[j] = (front + k[m] * back) / scale
+            k[m - 1 - j] = (back + k[m] * front) / scale
     return k
 
 

@@ -360,7 +360,13 @@ def energy_decay_db(h: ArrayLike) -> NDArray[np.float64]:
 
 
 def fitted_t60(decay_db: NDArray[np.float64]) -> float:
-    """Twice the frames in which a straight line through -5 to -35 dB falls by 30 dB (ISO 3382), else NaN."""
+    """Twice the frames in which a straight line through -5 to -35 dB falls by 30 dB (ISO 3382), else NaN.
+
+    Parameters
+    ----------
+    decay_db : array, shape (n_frames,)
+        As :func:`energy_decay_db` gives it.
+    """
     span = np.flatnonzero((decay_db <= -5) & (decay_db >= -35))
     # what falls only at the very end has been cut off, and has not faded
     if span.size < 3 or span[-1] > 0.9 * len(decay_db):
