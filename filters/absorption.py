@@ -20,7 +20,7 @@ from rnndsp.filter import MAX_STATES, Filter
 from rnndsp.filters.fdn import orthogonal_matrix, require_orthogonal
 from rnndsp.stability import Boundedness
 from rnndsp.state import Field, State
-from rnndsp.statespace import DelayStateSpace, space
+from rnndsp.statespace import DelayStateSpace, initial_lines, space
 
 __all__ = ["DampedNetwork", "absorption_filters"]
 
@@ -625,15 +625,8 @@ class DampedNetwork(Filter):
         dd, dv, r = (np.empty((n_voices, n_frames, n)) for _ in range(3))
         dF = np.zeros_like(sections)
         _backward(dy64, du, dd, dv, r, dz, final, index, self.delays, sections, self._matrices, self._wheel, tape, dF)
-        initial = np.zeros_like(final)
-        initial[:, length:] = dz.reshape(n_voices, -1)
-        first = 0
-        for i, m in enumerate(self.delays):
-            held = min(int(m), n_frames)
-            initial[:, first : first + held] = dd[:, :held, i]
-            # what has not come out by the end is still there, nearer to the exit
-            initial[:, first + held : first + m] = final[:, first : first + m - held]
-            first += m
+        lines = initial_lines(dd, np.ascontiguousarray(final[:, :length]), self.delays)
+        initial = np.hstack([lines, dz.reshape(n_voices, -1)])
         outer = "vti,vtj->ij"
         params = {
             "A": np.einsum(outer, dv, r),

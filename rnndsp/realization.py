@@ -14,8 +14,8 @@ from rnndsp._checks import number, whole_number
 from rnndsp._conversions import ZPK, rows_to_zpk, without_origin
 from rnndsp.errors import ParameterError
 from rnndsp.filter import Filter
-from rnndsp.stability._delay_poles import _pair, delay_poles
-from rnndsp.stability.gains import DENSE, _gramian_factors, _in_range, _require_dense
+from rnndsp.stability._delay_poles import pair, delay_poles
+from rnndsp.stability.gains import DENSE, gramian_factors, in_range, projected, require_dense
 from rnndsp.stability.spectrum import zeros
 from rnndsp.state import State
 from rnndsp.statespace import DelayStateSpace, StateSpace, space
@@ -144,7 +144,7 @@ def _part_zpk(part: DelayStateSpace) -> ZPK:
         b, terms = np.convolve(a, h)[: a.size], np.convolve(np.abs(a), terms)[: a.size]
         b[np.abs(b) <= 8 * EPS * terms] = 0
         return rows_to_zpk([(b, a)])
-    p, (z, _) = delay_poles(A, part.delays), _pair(zeros(part), 1.0)
+    p, (z, _) = delay_poles(A, part.delays), pair(zeros(part), 1.0)
     if len(p) == len(z):
         return ZPK(z, p, float(D[0, 0]))
     # what comes first, at a level where nothing is flushed
@@ -220,9 +220,9 @@ def minimal(
     """
     if not 0 < number("tolerance", tolerance) < 1:
         raise ParameterError(f"{tolerance=} must lie within (0, 1)")
-    linear = _require_dense(_reached(filt.linearize(state, u, controls=controls)))
+    linear = require_dense(_reached(filt.linearize(state, u, controls=controls)))
     A, B, C, D = linear._matrices
-    with _in_range():
+    with in_range():
         A, B, C = _driven(A, B, C, tolerance)
         A, C, B = (x.T for x in _driven(A.T, C.T, B.T, tolerance))
     return StateSpace(A, B, C, D, sample_rate=linear.sample_rate)
@@ -339,8 +339,8 @@ def reduced(
     least = 0.0 if tolerance_db is None else 10 ** (number("tolerance_db", tolerance_db) / 20)
     most = DENSE if order is None else whole_number("order", order, least=0)
     linear = filt.linearize(state, u, controls=controls)
-    with _in_range():
-        reach, heard = _gramian_factors(linear)
+    with in_range():
+        reach, heard = gramian_factors(linear)
         left, s, right = np.linalg.svd(np.asarray_chkfinite(heard.T @ reach), full_matrices=False)
         values = np.concatenate([s, np.zeros(len(reach) - s.size)])
         known = int(np.count_nonzero(values > len(values) * EPS * values[:1]))
@@ -350,10 +350,7 @@ def reduced(
         if kept not in whole:
             near = f"{max(r for r in whole if r < kept)} or {min(r for r in whole if r > kept)}"
             raise ParameterError(f"{order=} parts Hankel singular values equal to {values[kept]:.6g}: take {near}")
-        root = np.sqrt(s[:kept])
-        into, out = heard @ (left[:, :kept] / root), reach @ (right[:kept].T / root)
-        A, B, C, D = linear.expand()._matrices
-        few = StateSpace(into.T @ A @ out, into.T @ B, C @ out, D, sample_rate=linear.sample_rate)
+        few = projected(linear.expand(), heard @ left[:, :kept], s[:kept], reach @ right[:kept].T)
     return Reduction(few, values, float(bounds[kept]))
 
 

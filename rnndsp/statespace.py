@@ -28,6 +28,7 @@ __all__ = [
     "delay",
     "feedback",
     "gain",
+    "initial_lines",
     "lft",
     "parallel",
     "series",
@@ -155,6 +156,19 @@ def _backward(dy: Any, du: Any, dd: Any, dv: Any, final: Any, delays: Any, matri
             add_product(dd[voice, t], c, dy[voice, t])
             add_product(du[voice, t], b, dv[voice, t])
             add_product(du[voice, t], d, dy[voice, t])
+
+
+def initial_lines(dd: NDArray[Any], final: NDArray[Any], delays: NDArray[np.int64]) -> NDArray[Any]:
+    """The derivative by the lines at the start, from those by what they gave and by what they hold at the end."""
+    initial, n_frames = np.zeros_like(final), dd.shape[1]
+    first = 0
+    for i, m in enumerate(delays):
+        held = min(int(m), n_frames)
+        initial[:, first : first + held] = dd[:, :held, i]
+        # what has not come out by the end is still there, nearer to the exit
+        initial[:, first + held : first + m] = final[:, first : first + m - held]
+        first += m
+    return initial
 
 
 class DelayStateSpace(Filter):
@@ -287,18 +301,10 @@ class DelayStateSpace(Filter):
         self, memory: Any, dy: NDArray[Any], dx: NDArray[Any]
     ) -> tuple[NDArray[Any], NDArray[Any], dict[str, NDArray[Any]]]:
         u, d = memory
-        n_frames = u.shape[1]
         dy64, final = dy.astype(np.float64), dx.astype(np.float64)
         du, dd, dv = np.empty(u.shape), np.empty(d.shape), np.empty(d.shape)
         _backward(dy64, du, dd, dv, final, self.delays, self._matrices)
-        initial = np.zeros_like(final)
-        first = 0
-        for i, m in enumerate(self.delays):
-            held = min(int(m), n_frames)
-            initial[:, first : first + held] = dd[:, :held, i]
-            # what has not come out by the end is still there, nearer to the exit
-            initial[:, first + held : first + m] = final[:, first : first + m - held]
-            first += m
+        initial = initial_lines(dd, final, self.delays)
         outer = "vti,vtj->ij"
         params = {
             "A": np.einsum(outer, dv, d),

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from rnndsp._jit import kernel
 from rnndsp.errors import ParameterError, RnndspError
 
-__all__ = ["delay_poles"]
+__all__ = ["delay_poles", "pair"]
 
 Real = NDArray[np.float64]
 Complex = NDArray[np.complex128]
@@ -208,7 +208,7 @@ def _iterate(A: Real, m: Integer, terms: dict[int, Real], zeros: int, gain: floa
         z[free] *= 1 + np.exp(2j * np.pi * GOLDEN * (k + 0.25)) / (n + 4)
         todo = _aberth(z, mate, free, SWEEPS * (1 + n // free.size), inner, outer, *loop)
         if not todo.size:
-            z[free], unpaired = _pair(z[free], 1 / n)
+            z[free], unpaired = pair(z[free], 1 / n)
             if unpaired:
                 raise RnndspError(f"{unpaired} of {n} poles have no conjugate partner")
     if todo.size:
@@ -249,7 +249,7 @@ def _radii(fraction: Real, n: int, A: Real, m: Integer, loop: tuple[Any, ...]) -
     return radius, math.exp(2 * low - high - room), math.exp(high + room)
 
 
-def _pair(z: Complex, tolerance: float) -> tuple[Complex, int]:
+def pair(z: Complex, tolerance: float) -> tuple[Complex, int]:
     """Replace poles by exact real ones or exact conjugate pairs; also how many do not fit."""
     rest = list(np.argsort(-np.abs(z.imag)))
     result, misfits = z.copy(), 0

@@ -231,7 +231,7 @@ def norm_bounds(
     if p == np.inf:
         peak = peak_gain(linear)
         return NormBounds(peak.gain, peak.upper)
-    with _in_range():
+    with in_range():
         return _bounds(linear, p)
 
 
@@ -300,7 +300,7 @@ def peak_gain(
     matrix". H. Ehlich, K. Zeller (1964), "Schwankung von Polynomen zwischen Gitterpunkten".
     """
     linear = filt.linearize(state, u, controls=controls)
-    with _in_range():
+    with in_range():
         gain, w, upper = _peak(linear)
     return PeakGain(gain, w * (filt.sample_rate or 1.0) / (2 * np.pi), upper)
 
@@ -326,8 +326,8 @@ def gramians(
     -----
     Summed by doubling (R. A. Smith 1968), as factors that are brought to size by QR, so they are positive semidefinite.
     """
-    with _in_range():
-        reach, heard = _gramian_factors(filt.linearize(state, u, controls=controls))
+    with in_range():
+        reach, heard = gramian_factors(filt.linearize(state, u, controls=controls))
     return Gramians(reach @ reach.T, heard @ heard.T)
 
 
@@ -363,8 +363,8 @@ def hankel_singular_values(
     K. Glover (1984), "All optimal Hankel-norm approximations of linear multivariable systems and their L-infinity error
     bounds".
     """
-    with _in_range():
-        reach, heard = _gramian_factors(filt.linearize(state, u, controls=controls))
+    with in_range():
+        reach, heard = gramian_factors(filt.linearize(state, u, controls=controls))
         found = np.linalg.svd(np.asarray_chkfinite(heard.T @ reach), compute_uv=False)
     return np.concatenate([found, np.zeros(len(reach) - found.size)])
 
@@ -392,23 +392,23 @@ def lyapunov_certificate(
     A. M. Lyapunov (1892), "The general problem of the stability of motion".
     """
     linear = filt.linearize(state, u, controls=controls)
-    A = _require_dense(linear)._matrices[0]
+    A = require_dense(linear)._matrices[0]
     Q = np.eye(len(A))
-    with _in_range():
+    with in_range():
         P = lyapunov_solution(A, Q) if len(A) else Q
         if P is None or not falls_along(A, P, Q):
             return None
     return LyapunovCertificate(A, P, Q, float(np.linalg.norm(A.T @ P @ A - P + Q, 2)) if len(A) else 0.0)
 
 
-def _require_dense(linear: DelayStateSpace) -> DelayStateSpace:
+def require_dense(linear: DelayStateSpace) -> DelayStateSpace:
     if linear.n_states > DENSE:
         raise ParameterError(f"{linear.n_states} states are more than the {DENSE} that a dense matrix is formed for")
     return linear.expand()
 
 
-def _gramian_factors(linear: DelayStateSpace) -> tuple[Real, Real]:
-    _, B, C, _ = _require_dense(linear)._matrices
+def gramian_factors(linear: DelayStateSpace) -> tuple[Real, Real]:
+    _, B, C, _ = require_dense(linear)._matrices
     squares = _powers(linear)
     if squares is None:
         raise ParameterError("the filter does not decay, so its Gramians are infinite: see its poles")
@@ -441,7 +441,7 @@ def _factor(squares: list[Real], B: Real) -> Real:
 
 
 @contextmanager
-def _in_range() -> Iterator[None]:
+def in_range() -> Iterator[None]:
     """Overflow is infinite gain; where it leaves no number at all, that is said."""
     with np.errstate(all="ignore"):
         try:
@@ -503,13 +503,19 @@ def _reduced(linear: DelayStateSpace, squares: list[Real]) -> tuple[DelayStateSp
     dense = linear.expand()
     if dense.n_states <= SMALL:
         return dense, 0.0
-    A, B, C, D = dense._matrices
+    _, B, C, _ = dense._matrices
     reach, heard = _factor(squares, B), _factor([square.T for square in squares], C.T)
     left, s, right = np.linalg.svd(heard.T @ reach, full_matrices=False)
     kept = int(np.count_nonzero(np.cumsum(s[::-1])[::-1] > 0.1 * ACCURACY * s[0]))
-    root = np.sqrt(s[:kept])
-    into, out = heard @ (left[:, :kept] / root), reach @ (right[:kept].T / root)
-    return StateSpace(into.T @ A @ out, into.T @ B, C @ out, D), 2 * float(np.sum(s[kept:]))
+    few = projected(dense, heard @ left[:, :kept], s[:kept], reach @ right[:kept].T)
+    return few, 2 * float(np.sum(s[kept:]))
+
+
+def projected(dense: DelayStateSpace, heard: Real, s: Real, reach: Real) -> StateSpace:
+    """The balanced filter on the directions that are heard and reached best, s being their Hankel values."""
+    A, B, C, D = dense._matrices
+    into, out = heard / np.sqrt(s), reach / np.sqrt(s)
+    return StateSpace(into.T @ A @ out, into.T @ B, C @ out, D, sample_rate=dense.sample_rate)
 
 
 def _gains(linear: DelayStateSpace, w: Real) -> Real:
