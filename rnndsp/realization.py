@@ -14,7 +14,7 @@ from rnndsp._checks import number, whole_number
 from rnndsp._conversions import ZPK, rows_to_zpk, without_origin
 from rnndsp.errors import ParameterError
 from rnndsp.filter import Filter
-from rnndsp.stability._delay_poles import pair, delay_poles
+from rnndsp.stability._delay_poles import delay_poles, pair
 from rnndsp.stability.gains import DENSE, gramian_factors, in_range, projected, require_dense
 from rnndsp.stability.spectrum import zeros
 from rnndsp.state import State
