@@ -335,7 +335,7 @@ def demo(
 ) -> None:
     """Hear and see what this is about: learn from Bach, compose, play through an overdrive and a reverb, diagnose.
 
-    Takes a minute or two.
+    Takes a minute or two, three the first time.
     """
     from rnndsp import demo as demonstration
 
