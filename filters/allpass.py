@@ -95,6 +95,8 @@ class GerzonAllpass(DelayStateSpace):
             V is not orthogonal, or too small for the delays.
         """
         whole, m = require_orthogonal(V), np.asarray(delays)
+        if m.dtype.kind not in "iu":
+            raise ParameterError(f"{delays=} must be whole numbers of samples")
         n = m.size
         if m.ndim != 1 or len(whole) <= n:
             raise ParameterError(f"V of size {len(whole)} leaves no channel beside {n} delay lines")

@@ -37,6 +37,8 @@ Real = NDArray[np.float64]
 BLOCKS = ("ar", "ma", "seasonal_ar", "seasonal_ma")
 STARTS = {"diffuse": DIFFUSE, "approximate": VAGUE}
 TRENDS = ("n", "c", "t", "ct")
+# Roots so near to each other may be a pair that stands for nothing.
+NEAR = 0.3
 # Below this part of the largest value a column is rounding.
 ROUNDING = 1e-10
 # Poles of differences are compared one by one with those that are found: more would take minutes.
@@ -464,12 +466,18 @@ def fit_arima(
         trend = "n" if lags else "c"
     case = _Case(y, exog, trend, orders, lags, start)
     starts = [_checked_initial(initial, orders)] if initial is not None else case.starts()
-    x, converged, best = np.zeros(0), True, np.inf
-    for x0 in starts if x.size < sum(orders[:4]) else ():
+
+    def searched(x0: Real) -> Any:
         with np.errstate(all="ignore"):
-            found = minimize(case.objective, x0, jac=True, method="BFGS", options={"gtol": 1e-8, "maxiter": 500})
-        if found.fun < best or not x.size:
-            x, best, converged = found.x, found.fun, bool(np.max(np.abs(found.jac)) < 1e-5)
+            return minimize(case.objective, x0, jac=True, method="BFGS", options={"gtol": 1e-8, "maxiter": 500})
+
+    x, converged = np.zeros(0), True
+    if sum(orders[:4]):
+        found = [searched(x0) for x0 in starts]
+        if initial is None and _nearly_cancels(natural(min(found, key=lambda one: one.fun).x, orders), orders):
+            found += [searched(x0) for x0 in _corners(orders)]  # the likelihood has a ridge, and maxima along it
+        best = min(found, key=lambda one: one.fun)
+        x, converged = best.x, bool(np.max(np.abs(best.jac)) < 1e-5)
     coefficients = natural(x, orders)
     value, variance, weights, normal, _ = case.profile(coefficients)
     beta, beta_errors = case.regression(weights, normal, variance)
@@ -689,9 +697,12 @@ class _Case:
             slope[:, i] = (natural(x + step, self.orders) - natural(x - step, self.orders)) / (2 * step[i])
         hessian = (hessian + hessian.T) / 2 * np.count_nonzero(self.seen)
         values, vectors = np.linalg.eigh(hessian)
-        if n and values[0] <= 1e-10 * max(values[-1], 1.0):
-            return np.full(n, np.inf)
-        return np.asarray(np.sqrt(np.sum((slope @ vectors) ** 2 / values, axis=1)))
+        flat = values <= 1e-10 * max(values[-1], 1.0) if n else np.zeros(0, bool)
+        errors = np.sqrt(np.sum((slope @ vectors[:, ~flat]) ** 2 / values[~flat], axis=1))
+        # a block of coefficients in which a flat direction leads somewhere is not known
+        block = np.repeat(np.arange(4), self.orders[:4])
+        lost = np.unique(block[np.any(np.abs(vectors[:, flat]) > 0.1, axis=1)])
+        return np.asarray(np.where(np.isin(block, lost), np.inf, errors))
 
     def residuals(self, coefficients: Real, beta: Real) -> Real:
         z = self.columns[:, -1:] - self.X @ (beta - self.offset)[:, None]
@@ -737,6 +748,23 @@ class _Case:
         rough = np.asarray(np.linalg.lstsq(np.column_stack(columns), w[begin:])[0], np.float64)
         free, inside = _free(rough, self.orders)
         return [free] if inside else [free, zero]
+
+
+def _nearly_cancels(coefficients: Real, orders: tuple[int, ...]) -> bool:
+    """Whether a root of an autoregression stands near one of its moving average: then both may be anywhere together."""
+    ar, ma, seasonal_ar, seasonal_ma = np.split(coefficients, np.cumsum(orders[:3]))
+    for poles, zeros in ((ar, ma), (seasonal_ar, seasonal_ma)):
+        p, z = np.roots(np.append(1, -poles)), np.roots(np.append(1, zeros))
+        if p.size and z.size and np.min(np.abs(p[:, None] - z)) < NEAR:
+            return True
+    return False
+
+
+def _corners(orders: tuple[int, ...]) -> list[Real]:
+    """Starts all about: zero, and for each block a first partial autocorrelation far to either side."""
+    n = sum(orders[:4])
+    firsts = [start for start, size in zip(np.cumsum([0, *orders[:3]]), orders, strict=False) if size]
+    return [np.zeros(n), *(side * np.eye(1, n, first)[0] for first in firsts for side in (-1.0, 1.0))]
 
 
 def _free(coefficients: Real, orders: tuple[int, ...]) -> tuple[Real, bool]:

@@ -123,7 +123,10 @@ _GALLERY: dict[str, Callable[[int, np.random.Generator], Real]] = {
 
 def require_orthogonal(U: ArrayLike) -> NDArray[np.float64]:
     """The matrix, or a :class:`ParameterError` that says by how much it is not orthogonal."""
-    matrix = np.asarray(U, np.float64)
+    given = np.asarray(U)
+    if given.dtype.kind not in "fiub":
+        raise ParameterError(f"an orthogonal matrix is of real numbers, not {given.dtype}")
+    matrix = given.astype(np.float64)
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
         raise ParameterError(f"an orthogonal matrix is square, not of shape {matrix.shape}")
     error = np.max(np.abs(matrix @ matrix.T - np.eye(len(matrix))), initial=0)

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from rnndsp._checks import number, whole_number
 from rnndsp._jit import kernel
-from rnndsp.composition import Feedback
+from rnndsp.composition import Feedback, Series
 from rnndsp.errors import ParameterError
 from rnndsp.filter import Filter
 from rnndsp.filters.adaptive import rls_gain
@@ -131,5 +131,7 @@ def force_train(cell: Filter, target: ArrayLike, *, alpha: float = 1.0, every: i
     generator = Feedback(cell >> readout, delay=1, allow_unstable=True)
     state = generator.rest_state()
     state.line[...] = z[0]
-    state.children[0].children[0].assign(stream.state)
+    parts = stream.state.children if isinstance(cell, Series) else (stream.state,)
+    for place, part in zip(state.children[0].children, parts, strict=False):  # the read-out, which comes last, has none
+        place.assign(part)
     return ForceFit(generator, state, errors)

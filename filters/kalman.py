@@ -818,6 +818,8 @@ class KalmanFilter(Filter):
             means[t] += J[t] @ (means[t + 1] - done.predicted_means[t + 1])
             covariances[t] = own[t] + J[t] @ covariances[t + 1] @ J[t].T
         covariances = 0.5 * (covariances + turned(covariances))
+        if done.log_likelihood == -np.inf:
+            self._proper(done.log_likelihood)
         return SmoothedStates(means, covariances, covariances[1:] @ turned(J), done.log_likelihood)
 
     def steady_state(self) -> SteadyState:

@@ -178,17 +178,26 @@ def named(spec: str, *, sample_rate: float, n_channels: int = 1) -> Filter:
     if not 0 < sample_rate < np.inf or n_channels < 1:
         raise ParameterError(f"{sample_rate=} must be a positive number of Hz, {n_channels=} at least 1")
     # a plus before a digit belongs to a number, 1e+3; one in the name of a file that exists to it
-    texts = [spec] if Path(spec).is_file() else re.split(r"\+(?!\d)", spec)
+    texts = [spec] if _is_file(spec) else re.split(r"\+(?!\d)", spec)
     links = [_link(text.strip(), sample_rate, n_channels) for text in texts]
     if len(links) == 1:
         return links[0]
     if n_channels > 1 and any(link.n_inputs > 1 or link.n_outputs > 1 for link in links):
-        links = [Stack(*[link] * n_channels) if link.n_inputs == link.n_outputs == 1 else link for link in links]
+        links = [
+            Stack(*[link] * n_channels, shared=True) if link.n_inputs == link.n_outputs == 1 else link for link in links
+        ]
     return Series(*links)
 
 
+def _is_file(spec: str) -> bool:
+    try:
+        return Path(spec).is_file()
+    except (OSError, ValueError):  # too long for a name, or with a zero byte in it
+        return False
+
+
 def _link(spec: str, sample_rate: float, n_channels: int) -> Filter:
-    if Path(spec).is_file():
+    if _is_file(spec):
         return formats.load(spec)
     if os.sep in spec or spec.endswith(".safetensors"):
         raise ParameterError(f"there is no file {spec!r}")

@@ -200,7 +200,7 @@ def fit_var(
     u = np.zeros((n, 0)) if exog is None else _exogenous(exog, n, None)
     if len(set(lags)) < len(lags) or (exog is not None and not lags):
         raise ParameterError(f"{exog_lags=} must be distinct lags, at least one")
-    first = max(p, *lags, whole_number("n_initial", n_initial, least=0)) if lags else max(p, n_initial)
+    first = max(p, *lags, whole_number("n_initial", n_initial, least=0))
     n_columns = int(constant) + p * k + len(lags) * u.shape[1]
     if n - first <= n_columns + k:
         raise ParameterError(f"{n} frames are too few for {n_columns} coefficients a channel and {first} first frames")

@@ -357,6 +357,8 @@ class Stack(_Composition):
     ----------
     *filters : Filter
         Those of less latency than the others are delayed to match.
+    shared : bool
+        One set of controls turns all of them, which have to have the same ones.
 
     Notes
     -----
@@ -365,7 +367,7 @@ class Stack(_Composition):
     Raises
     ------
     ParameterError
-        No filter, or sample rates or control names that do not fit.
+        No filter, or sample rates or controls that do not fit.
 
     Examples
     --------
@@ -375,8 +377,8 @@ class Stack(_Composition):
            [0. , 1. ]])
     """
 
-    def __init__(self, *filters: Filter) -> None:
-        super().__init__({}, {}, _aligned([_part(f) for f in filters]))
+    def __init__(self, *filters: Filter, shared: bool = False) -> None:
+        super().__init__({"shared": bool(shared)}, {}, _aligned([_part(f) for f in filters]))
 
     def _setup(self) -> None:
         super()._setup()
@@ -384,9 +386,25 @@ class Stack(_Composition):
             raise ParameterError("Stack needs at least one filter")
         if len({child.latency for child in self.children}) != 1:
             raise ParameterError("Stack needs filters of equal latency")
+        self.shared = self.config["shared"]
+        if self.shared:
+            self.controls = self.children[0].controls
+            if any(child.controls != self.controls for child in self.children):
+                raise ParameterError("shared=True needs filters with the same controls")
         self.n_inputs = sum(child.n_inputs for child in self.children)
         self.n_outputs = sum(child.n_outputs for child in self.children)
         self.latency = self.children[0].latency
+
+    def _inherited(self) -> list[Control]:
+        return [] if self.shared else super()._inherited()
+
+    def _inputs(self, u: NDArray[Any]) -> tuple[NDArray[Any], list[NDArray[Any]]]:
+        if not self.shared:
+            return super()._inputs(u)
+        return u[..., : self.n_inputs], [u[..., self.n_inputs :]] * len(self.children)
+
+    def _columns(self) -> list[slice]:
+        return [slice(self.n_inputs, None)] * len(self.children) if self.shared else super()._columns()
 
     def _channels(self, counts: Iterable[int]) -> list[slice]:
         ends = np.cumsum([0, *counts])
@@ -426,6 +444,7 @@ class Stack(_Composition):
         counts = [child.n_inputs for child in self.children]
         signals = [du[..., :n] for (du, _, _), n in zip(sides, counts, strict=True)]
         controls = [du[..., n:] for (du, _, _), n in zip(sides, counts, strict=True)]
+        controls = [np.sum(controls, axis=0)] if self.shared else controls
         du = np.concatenate([*signals, *controls], axis=-1)
         return du, np.concatenate([dx for _, dx, _ in sides], axis=1), _prefixed([params for _, _, params in sides])
 

@@ -233,7 +233,7 @@ class Filter(ABC):
                 raise ParameterError(
                     f"{type(self).__name__}: {name} has shape {self._own[name].shape}, must have {tuple(shape)}"
                 )
-        put("controls", (*self.controls, *_inherited(children, {control.name for control in self.controls})))
+        put("controls", (*self.controls, *self._inherited()))
         names = [control.name for control in self.controls]
         if len(set(names)) < len(names):
             raise ParameterError(f"{type(self).__name__}: two controls of one name among {names}")
@@ -242,6 +242,10 @@ class Filter(ABC):
         if unread := sorted(set(plain) - watched.read):
             raise ParameterError(f"{type(self).__name__} has no setting {unread}: it looks at {sorted(watched.read)}")
         put("config", MappingProxyType(plain))
+
+    def _inherited(self) -> list[Control]:
+        """The children's controls as its own."""
+        return _inherited(self.children, {control.name for control in self.controls})
 
     @abstractmethod
     def _setup(self) -> None:

@@ -435,7 +435,7 @@ def era(
 
     Parameters
     ----------
-    impulse_response : array, shape (n_frames,) or (n_frames, n_outputs, n_inputs)
+    impulse_response : array, shape (n_frames,), (n_frames, n_outputs) or (n_frames, n_outputs, n_inputs)
         h, whose first sample becomes D.
     order : int, optional
         Number of states. When absent, where the singular values fall most steeply: look at
@@ -466,8 +466,8 @@ def era(
     reduction".
     """
     h = np.asarray(impulse_response)
-    if h.ndim == 1:
-        h = h[:, None, None]
+    if h.ndim in (1, 2):  # of one input
+        h = h.reshape(len(h), -1, 1)
     if h.ndim != 3 or 0 in h.shape[1:]:
         raise ParameterError(f"impulse_response has shape {h.shape}, must be (n_frames, n_outputs, n_inputs)")
     p, m = h.shape[1:]

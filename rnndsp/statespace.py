@@ -614,8 +614,18 @@ def delay(n_samples: int, n_channels: int = 1, *, sample_rate: float | None = No
     return DelayStateSpace(0 * one, one, one, 0 * one, [n_samples] * n_channels, sample_rate=sample_rate)
 
 
+def _common_rate(first: DelayStateSpace, second: DelayStateSpace) -> float | None:
+    """That of either, which have to agree where both have one."""
+    rates = {rate for rate in (first.sample_rate, second.sample_rate) if rate is not None}
+    if len(rates) > 1:
+        raise ParameterError(f"sample rates differ: {sorted(map(float, rates))} Hz")
+    return rates.pop() if rates else None
+
+
 def series(first: DelayStateSpace, second: DelayStateSpace) -> DelayStateSpace:
     """``first``, then ``second``, as one linear filter."""
+    if first.n_outputs != second.n_inputs:
+        raise ParameterError(f"the first has {first.n_outputs} outputs, the second {second.n_inputs} inputs")
     A1, B1, C1, D1 = first.A, first.B, first.C, first.D
     A2, B2, C2, D2 = second.A, second.B, second.C, second.D
     A = np.block([[A1, np.zeros((len(A1), len(A2)))], [B2 @ C1, A2]])
@@ -625,19 +635,21 @@ def series(first: DelayStateSpace, second: DelayStateSpace) -> DelayStateSpace:
         np.hstack([D2 @ C1, C2]),
         D2 @ D1,
         np.concatenate([first.delays, second.delays]),
-        sample_rate=first.sample_rate or second.sample_rate,
+        sample_rate=_common_rate(first, second),
     )
 
 
 def parallel(first: DelayStateSpace, second: DelayStateSpace) -> DelayStateSpace:
     """The sum of both outputs on the same input, as one linear filter."""
+    if first.D.shape != second.D.shape:
+        raise ParameterError(f"outputs and inputs, {first.D.shape} and {second.D.shape}, must be the same for a sum")
     return space(
         block_diagonal(first.A, second.A),
         np.vstack([first.B, second.B]),
         np.hstack([first.C, second.C]),
         first.D + second.D,
         np.concatenate([first.delays, second.delays]),
-        sample_rate=first.sample_rate or second.sample_rate,
+        sample_rate=_common_rate(first, second),
     )
 
 
@@ -645,7 +657,7 @@ def stack(first: DelayStateSpace, second: DelayStateSpace) -> DelayStateSpace:
     """Both side by side, each with inputs and outputs of its own, as one linear filter."""
     A, B, C, D = (block_diagonal(first.params[name], second.params[name]) for name in "ABCD")
     delays = np.concatenate([first.delays, second.delays])
-    return space(A, B, C, D, delays, sample_rate=first.sample_rate or second.sample_rate)
+    return space(A, B, C, D, delays, sample_rate=_common_rate(first, second))
 
 
 def block_diagonal(first: NDArray[Any], second: NDArray[Any]) -> NDArray[Any]:
@@ -656,6 +668,8 @@ def block_diagonal(first: NDArray[Any], second: NDArray[Any]) -> NDArray[Any]:
 
 def feedback(forward: DelayStateSpace, backward: DelayStateSpace, n_samples: int) -> DelayStateSpace:
     """``y = forward(u + backward(y delayed by n_samples))`` as one linear filter, the loop's delay lines first."""
+    if backward.D.shape != forward.D.shape[::-1]:
+        raise ParameterError(f"backward has outputs and inputs {backward.D.shape}, must have {forward.D.shape[::-1]}")
     p = forward.n_outputs
     # open the loop at the line: (u, z) -> y with z = y[t - n]; backward reads z, forward reads u + backward(z)
     k = forward.n_inputs
@@ -672,7 +686,7 @@ def feedback(forward: DelayStateSpace, backward: DelayStateSpace, n_samples: int
     B = np.vstack([D1, B1, np.zeros((n2, k))])
     C = np.hstack([D1 @ D2, C1, D1 @ C2])
     delays = np.concatenate([np.full(p, n_samples, np.int64), forward.delays, backward.delays])
-    return space(A, B, C, D1, delays, sample_rate=forward.sample_rate or backward.sample_rate)
+    return space(A, B, C, D1, delays, sample_rate=_common_rate(forward, backward))
 
 
 def lft(plant: DelayStateSpace, around: DelayStateSpace) -> DelayStateSpace:
@@ -707,8 +721,7 @@ def lft(plant: DelayStateSpace, around: DelayStateSpace) -> DelayStateSpace:
             f"a filter with {around.n_inputs} inputs and {around.n_outputs} outputs does not fit around one with "
             f"{plant.n_outputs} outputs and {plant.n_inputs} inputs"
         )
-    if len({plant.sample_rate, around.sample_rate} - {None}) > 1:
-        raise ParameterError(f"sample rates differ: {plant.sample_rate:g} and {around.sample_rate:g} Hz")
+    rate = _common_rate(plant, around)
     A, B, C, D = plant._matrices
     Ak, Bk, Ck, Dk = around._matrices
     loop = np.eye(len(Dk)) - Dk @ D[p:, k:]
@@ -727,5 +740,5 @@ def lft(plant: DelayStateSpace, around: DelayStateSpace) -> DelayStateSpace:
         outputs[:, :n],
         outputs[:, n:],
         np.concatenate([plant.delays, around.delays]),
-        sample_rate=plant.sample_rate or around.sample_rate,
+        sample_rate=rate,
     )

@@ -114,6 +114,7 @@ FILTERS: dict[str, Callable[[], rnndsp.Filter]] = {
     "stack": lambda: Stack(
         Dense(2, 1, activation="tanh", seed=1), StateVariable(sample_rate=RATE), rnndsp.delay(3) >> Latency(4)
     ),
+    "stack shared": lambda: Stack(StateVariable(sample_rate=RATE), StateVariable(sample_rate=RATE), shared=True),
     "parallel with latency": lambda: Parallel(LSTM(1, 3) >> Dense(3, 1), rnndsp.gain(0.5) >> Latency(9)),
     "residual": lambda: Residual(GRU(1, 4) >> Dense(4, 1, activation="tanh")),
     "knobs": lambda: Residual(Knobs(LSTM(3, 4) >> Dense(4, 1), {"drive": 0.5, "tone": 0.2})),

@@ -628,3 +628,21 @@ def test_a_driven_autoregression_finds_the_system():
     np.testing.assert_allclose(fit.exog_filter(u), signal.lfilter(b, a, u), atol=1e-3)
     assert fit.exog_filter.D == 0
     assert fit_var(y, order=0, exog=u, exog_lags=(0, 2), constant=False).exog_filter.n_states == 2
+
+
+@pytest.mark.parametrize(
+    ("y", "order", "least"),
+    [
+        (np.random.default_rng(131).standard_normal(60), (1, 0, 1), -79.336),
+        (ARIMA([0.6], [0.4]).simulate(200, seed=58), (2, 0, 2), -283.63),
+    ],
+)
+def test_a_ridge_of_the_likelihood_is_searched_from_all_about(y, order, least):
+    """Autoregression and moving average that cancel: one start ends at a poorer maximum, as statsmodels' may."""
+    assert fit_arima(y, order=order).log_likelihood > least
+
+
+def test_a_flat_direction_leaves_the_errors_of_the_others():
+    y = ARIMA([0.7, -0.2]).simulate(300, seed=3)
+    errors = fit_arima(y, order=(2, 1, 1)).standard_errors  # statsmodels: .068 and .065
+    assert np.isinf(errors["ma1"]) and 0.05 < errors["ar1"] < 0.08 and 0.05 < errors["ar2"] < 0.08

@@ -76,9 +76,16 @@ def test_process_a_chain(folder):
     np.testing.assert_allclose(y, named("allpass:gain=0.5", sample_rate=RATE, n_channels=2)(u), atol=1e-6)
 
 
+def test_one_knob_turns_both_channels_of_a_chain(folder):
+    run(folder, "process", "overdrive+lowpass:cutoff_hz=5000+reverb", "stereo.wav", "-o", "out.wav", "-c", "drive=0.8")
+    y, _ = soundfile.read(folder / "out.wav")
+    assert y.shape == (9000, 2) and np.std(y) > 0
+
+
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
+        ("a" * 10000, "unknown filter"),
         ("lowpass++echo", "unknown filter ''"),
         ("lowpass+", "unknown filter ''"),
         ("lowpass+nothing", "unknown filter 'nothing'"),

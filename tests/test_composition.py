@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import scipy.signal
 
-from rnndsp import Feedback, Knobs, Latency, Parallel, Residual, Series, Stack, delay, gain
+from rnndsp import Feedback, Knobs, Latency, Parallel, Residual, Series, Stack, delay, gain, statespace
 from rnndsp.errors import ParameterError, RnndspError
 from rnndsp.filters import (
     LSTM,
@@ -66,6 +66,24 @@ def test_a_stack_runs_each_filter_on_its_own_channels():
     assert [row.verdict.value for row in both.stability().properties[:1]] == ["proved"]
     linear = Stack(sections, sections >> gain(2.0))
     close(linear.linearize().frequency_response([0.3]), sections.linearize().frequency_response(0.3) * np.diag([1, 2]))
+
+
+def test_a_stack_of_alike_filters_shares_its_controls():
+    both = Stack(svf(), svf(), shared=True)
+    u, cutoff_hz = noise(200, 2), np.linspace(500, 5000, 200)
+    y = both(u, controls={"cutoff_hz": cutoff_hz})
+    assert [control.name for control in both.controls] == ["cutoff_hz", "q"]
+    for channel in range(2):
+        close(y[:, channel], svf()(u[:, channel], controls={"cutoff_hz": cutoff_hz}))
+    with pytest.raises(ParameterError, match="same controls"):
+        Stack(svf(), svf(2000.0), shared=True)
+
+
+def test_linear_algebra_refuses_what_does_not_fit():
+    one, two = gain(np.ones((2, 1)), sample_rate=44100), gain(np.ones((2, 1)), sample_rate=48000)
+    for join in (statespace.series, statespace.parallel, statespace.stack, lambda a, b: statespace.feedback(a, b, 1)):
+        with pytest.raises(ParameterError, match=r"sample rates differ|outputs"):
+            join(one, two)
 
 
 def test_stack_refuses():

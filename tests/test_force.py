@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from rnndsp import Feedback, NonFiniteError, ParameterError
-from rnndsp.filters import GRU, LSTM, Elman, force_train
+from rnndsp.filters import GRU, LSTM, Dense, Elman, force_train
 
 PERIOD = 60
 
@@ -114,3 +114,9 @@ def test_a_loop_that_blows_up_is_seen():
         force_train(Elman(1, 4, activation="identity").replace(U=3 * np.eye(4)), pattern(1000))
     found = force_train(Elman(1, 4), 1e306 * pattern(200))  # out of reach of any read-out, but no number overflows
     assert np.isfinite(found.errors).all()
+
+
+def test_a_cell_with_a_read_out_of_its_own():
+    cell = Elman(1, 8).replace(b=np.full(8, 0.5)) >> Dense(8, 20)
+    fit = force_train(cell, np.sin(np.arange(400) / 8))
+    assert len(fit.generator.children[0].children) == 3 and np.any(fit.state.children[0].children[0].h)

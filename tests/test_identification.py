@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from matplotlib import pyplot
 
-from rnndsp import NonFiniteError, ParameterError, StateSpace
+from rnndsp import NonFiniteError, ParameterError, StateSpace, impulse_response
 from rnndsp.filters import SOS, TransferFunction
 from rnndsp.identification import arx, era, n4sid, persistency_of_excitation, spectral_filters, spectral_fit
 from rnndsp.plots import order_plot
@@ -292,7 +292,7 @@ def test_a_spectral_prediction_is_its_definition():
         (lambda u, y: era([1, np.inf, 0, 0]), "not finite"),
         (lambda u, y: era(0.5 ** np.arange(20), order=2), "order 1"),
         (lambda u, y: era(0.5 ** np.arange(20), horizon=10), "at most 9"),
-        (lambda u, y: era(np.zeros((9, 1))), "shape"),
+        (lambda u, y: era(np.zeros((9, 1, 1, 1))), "shape"),
         (lambda u, y: era(np.ones(20_000)), "rows"),
         (lambda u, y: persistency_of_excitation(u, 60), "too few"),
         (lambda u, y: persistency_of_excitation(u, 0), "order"),
@@ -336,3 +336,9 @@ def test_order_plot_tells_what_is_kept():
     assert list(cut.get_ydata()) == [1e-9, 1e-9]
     order_plot(persistency_of_excitation(np.zeros(99), 7))
     pyplot.close("all")
+
+
+def test_era_takes_the_impulse_response_as_it_comes():
+    filt = SOS([[1, 0, 0, 1, -1.5, 0.8]])
+    found = era(impulse_response(filt, 200), order=2)
+    np.testing.assert_allclose(np.sort_complex(found.system.poles()), np.sort_complex(filt.poles()), atol=1e-10)

@@ -484,3 +484,8 @@ def test_bad_arguments_of_em():
     # a series without any variance: the noises shrink towards zero, and nothing breaks
     fit = fit_em(kalman, y, learn=("process_noise", "measurement_noise"), max_iterations=50)
     assert np.isfinite(fit.log_likelihoods).all() and fit.filter.measurement_noise[0, 0] < 0.5
+
+
+def test_numbers_beyond_floats_are_not_smoothed_in_silence():
+    with pytest.raises(NonFiniteError, match="scale the measurements"):
+        walk().smooth(1e200 * np.arange(5.0))
