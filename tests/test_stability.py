@@ -316,3 +316,12 @@ def test_differences_are_marginal_by_design(root, expected):
     assert report["contraction"].verdict == report["decay"].verdict == expected
     plain = TransferFunction([1.0], denominator).stability()
     assert plain["contraction"].verdict in (Verdict.UNKNOWN, Verdict.REFUTED)
+
+
+def test_what_holds_for_every_course_of_the_controls_is_told():
+    svf = StateVariable(cutoff_hz=2000.0, sample_rate=48000)
+    for filt in (svf, svf >> SOS([[1, 0, 0, 1, -0.5, 0.2]])):
+        row = filt.stability()[CONTRACTION]
+        assert row.verdict == Verdict.PROVED and "whatever course its controls take" in row.hypotheses
+    row = Feedback(svf, -0.5, delay=7).stability()[CONTRACTION]  # whose controls could make it howl
+    assert row.verdict == Verdict.PROVED and "held still" in row.hypotheses

@@ -115,7 +115,7 @@ def _linear_report(filt: Filter, controls: Controls | None) -> StabilityReport:
     supposed = "exact arithmetic" + (f"; {held(filt, controls)}, and held still" if filt.controls else "")
     names = ("bounded output", "input-to-state stability", "contraction", "unique rest state")
 
-    def all_rows(verdict: Verdict, said: str, witness: Any = None) -> list[Property]:
+    def all_rows(verdict: Verdict, said: str, witness: Any = None, supposed: str = supposed) -> list[Property]:
         return [Property(name, verdict, said, supposed, witness) for name in names]
 
     found, missing = found_poles(A, m)
@@ -124,6 +124,9 @@ def _linear_report(filt: Filter, controls: Controls | None) -> StabilityReport:
     why = decay_certificate(A, m)
     if why is not None:
         rows = all_rows(Verdict.PROVED, f"it decays, as {why}" if found.size or missing else why)
+        always = filt._contraction() if filt.controls else None
+        if always:
+            rows = all_rows(Verdict.PROVED, always, supposed="exact arithmetic; whatever course its controls take")
         # a thousandth of the way out to the circle, so that the proof has room
         proved = not missing and decay_certificate(A, m, 1 - 0.999 * (1 - radius) if radius else 1.0) is not None
         said = missing or decay if proved or missing else f"{decay}, as computed: not proved so fast"
