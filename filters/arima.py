@@ -451,7 +451,8 @@ def fit_arima(
     memory. Variance and beta are solved for at each step; the others move as partial autocorrelations, so that the
     process stays stationary and invertible, by BFGS from the estimates of Hannan and Rissanen, and from zero too where
     these are not well inside. Where a root of the autoregression ends near one of the moving average, the likelihood
-    has a ridge with maxima along it, and more starts are tried, all about. It is a local search: no proof that there is no better maximum.
+    has a ridge with maxima along it, and more starts are tried, all about. It is a local search: no proof that there is
+    no better maximum.
 
     References
     ----------
