@@ -618,7 +618,7 @@ def _common_rate(first: DelayStateSpace, second: DelayStateSpace) -> float | Non
     """That of either, which have to agree where both have one."""
     rates = {rate for rate in (first.sample_rate, second.sample_rate) if rate is not None}
     if len(rates) > 1:
-        raise ParameterError(f"sample rates differ: {sorted(map(float, rates))} Hz")
+        raise ParameterError(f"sample rates differ: {' and '.join(f'{rate:g}' for rate in sorted(rates))} Hz")
     return rates.pop() if rates else None
 
 
