@@ -127,8 +127,8 @@ class Reverb(Series):
     Notes
     -----
     The decay time at f over ``t60_s`` is 1 / (1 + a(f)), with a(f) of two first-order curves that meet ``warmth`` at
-    125 Hz and ``brightness`` at 8 kHz; :meth:`t60_at` gives the time. It is met within 5 % in every octave. Where the
-    room is too large for it, its lines are shortened: to 0.15 of the shortest decay time.
+    125 Hz and ``brightness`` at 8 kHz; :meth:`t60_at` gives the time. Third octaves meet it within 5 % (``room`` from
+    125 Hz up). Where the room is too large for it, its lines are shortened: to 0.15 of the shortest decay time.
 
     *Level*: ``(1 - mix)`` of the dry and ``mix`` of the wet sound, whose response has about unit energy, so that it is
     as loud as the dry sound of a broad spectrum. Peaks are higher. Of white noise of full scale in both channels the
