@@ -20,7 +20,7 @@ from rnndsp.filter import MAX_STATES, Filter
 from rnndsp.filters.fdn import orthogonal_matrix, require_orthogonal
 from rnndsp.stability import Boundedness
 from rnndsp.state import Field, State
-from rnndsp.statespace import DelayStateSpace, initial_lines, space
+from rnndsp.statespace import DelayStateSpace, initial_lines, padded, space, wrapped
 
 __all__ = ["DampedNetwork", "absorption_filters"]
 
@@ -194,17 +194,6 @@ def _shelves(level: Real, steps: Real, edges: Real) -> Real:
 
 
 @inline
-def _wrapped(place: Any, stop: Any, delay: Any) -> Any:
-    return place if place < stop else place - delay
-
-
-@inline
-def _padded(n: Any, step: Any) -> Any:
-    """The first multiple of ``step`` from n on."""
-    return -(-n // step) * step
-
-
-@inline
 def _angle(index: Any, pair: Any, wheel: Any) -> Any:
     """By how much a pair of lines is turned at the sample ``index``, a multiple of GRID."""
     cycles = wheel[0, pair] * index + wheel[1, pair]
@@ -305,7 +294,7 @@ def _forward(
                     store(work, goal, load(x, place[i], lanes, lanes), lanes)
                 else:
                     for k in range(n_new):
-                        store(work, goal + k, load(x, _wrapped(place[i] + k, stop[i], delays[i]), ONE, ONE), ONE)
+                        store(work, goal + k, load(x, wrapped(place[i] + k, stop[i], delays[i]), ONE, ONE), ONE)
             for i in range(n_inputs):
                 for k in range(n_new):
                     store(work, entries + i * wide + k, u[voice, t + k, i], ONE)
@@ -355,9 +344,9 @@ def _forward(
                     store(x, place[i], load(work, source, lanes, lanes), lanes)
                 else:
                     for k in range(n_new):
-                        goal = _wrapped(place[i] + k, stop[i], delays[i])
+                        goal = wrapped(place[i] + k, stop[i], delays[i])
                         store(x, goal, load(work, source + k, ONE, ONE), ONE)
-                place[i] = _wrapped(place[i] + n_new, stop[i], delays[i])
+                place[i] = wrapped(place[i] + n_new, stop[i], delays[i])
             for i in range(n_outputs):
                 for k in range(n_new):
                     y[voice, t + k, i] = load(work, outs + (n + i) * wide + k, ONE, ONE)
@@ -579,11 +568,11 @@ class DampedNetwork(Filter):
         """What :func:`_forward` gets beside signals, state and delays, and how to make its work."""
         n, k, rows = self.delays.size, self.n_inputs, self.delays.size + self.n_outputs
         wide = (None,) * lanes(np.dtype(np.float64))
-        size = _padded(n, len(wide))
+        size = padded(n, len(wide))
         table = aligned((self.n_sections, 4, size), np.float64)
         table[:, :, :n] = self._sections.reshape(self.n_sections, n, 4).transpose(0, 2, 1)
         group = min(rows, GROUP)
-        out = _padded(rows, group)
+        out = padded(rows, group)
         # in the order in which they are read: of a block of rows zeros to start from, then the columns
         columns = np.zeros((1 + k + n, out))
         A, B, C, D = self._matrices

@@ -30,9 +30,11 @@ __all__ = [
     "gain",
     "initial_lines",
     "lft",
+    "padded",
     "parallel",
     "series",
     "stack",
+    "wrapped",
 ]
 
 # The largest expanded state for which a dense matrix is formed.
@@ -63,8 +65,8 @@ def _forward(
     """
     lanes, weight, entry, group = shape
     n, n_frames, n_inputs, wide = delays.size, u.shape[1], u.shape[2], len(entry)
-    terms = _padded(n_inputs + n, len(CHAINS))
-    inside = _padded((terms - n) * wide, len(lanes))
+    terms = padded(n_inputs + n, len(CHAINS))
+    inside = padded((terms - n) * wide, len(lanes))
     outside = inside + n * wide
     width = work.size // 2 - n
     place, stop = work[2 * width : 2 * width + n].view(np.int64), work[2 * width + n :].view(np.int64)
@@ -93,7 +95,7 @@ def _forward(
                     store(work, goal, load(lines, place[i], entry, entry), entry)
                 else:
                     for k in range(wide):
-                        source = _wrapped(place[i] + k, stop[i], delays[i])
+                        source = wrapped(place[i] + k, stop[i], delays[i])
                         store(work, goal + k, load(lines, source, ONE, ONE), ONE)
             for i in range(tape.shape[2]):
                 for k in range(n_new):
@@ -113,9 +115,9 @@ def _forward(
                     store(lines, place[i], load(work, source, entry, entry), entry)
                 else:
                     for k in range(n_new):
-                        goal = _wrapped(place[i] + k, stop[i], delays[i])
+                        goal = wrapped(place[i] + k, stop[i], delays[i])
                         store(lines, goal, load(work, source + k, ONE, ONE), ONE)
-                place[i] = _wrapped(place[i] + n_new, stop[i], delays[i])
+                place[i] = wrapped(place[i] + n_new, stop[i], delays[i])
             for i in range(y.shape[2]):
                 for k in range(wide):
                     if t + k < n_frames:
@@ -125,12 +127,12 @@ def _forward(
 
 
 @inline
-def _wrapped(place: Any, stop: Any, delay: Any) -> Any:
+def wrapped(place: Any, stop: Any, delay: Any) -> Any:
     return place if place < stop else place - delay
 
 
 @inline
-def _padded(n: Any, step: Any) -> Any:
+def padded(n: Any, step: Any) -> Any:
     """The first multiple of ``step`` from n on."""
     return -(-n // step) * step
 
@@ -264,15 +266,15 @@ class DelayStateSpace(Filter):
         # lanes are frames where no line gives back within them what it got, else rows of the matrix
         weight, entry = (ONE, wide) if np.all(self.delays >= len(wide)) else (wide, ONE)
         group = min(-(-rows // len(weight)), GROUP)
-        width = _padded(rows, group * len(weight))
+        width = padded(rows, group * len(weight))
         # in the order in which they are read: of a block of rows zeros to start from, then the columns
-        terms = _padded(self.n_inputs + n, len(CHAINS))
+        terms = padded(self.n_inputs + n, len(CHAINS))
         columns = np.zeros((1 + terms, width))
         A, B, C, D = self._matrices
         columns[1 + terms - n - self.n_inputs :, :rows] = np.block([[B, A], [D, C]]).T
         weights = aligned((columns.size,), np.float64)
         weights[...] = columns.reshape(1 + terms, -1, group * len(weight)).transpose(1, 0, 2).ravel()
-        row = _padded((terms - n) * len(entry), len(wide)) + width * len(entry)
+        row = padded((terms - n) * len(entry), len(wide)) + width * len(entry)
         shape = wide, weight, entry, (None,) * group
         # a cascade whose first gains are 1e-60 in all works at that level
         level = np.max(np.abs(np.vstack([B, D])), initial=0)
