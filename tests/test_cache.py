@@ -17,8 +17,6 @@ import pytest
 
 import rnndsp
 
-SLOW = pytest.mark.skipif("RNNDSP_QUICK" in os.environ, reason="quick: half a minute of compiling")
-
 CORE = Path(rnndsp.__file__).parent
 
 BUILT_IN = """
@@ -151,7 +149,7 @@ def test_the_second_process_compiles_nothing(place: Place) -> None:
     assert first == second
 
 
-@SLOW
+@pytest.mark.slow
 def test_a_users_cell(place: Place) -> None:
     cell, helpers = place.modules / "leaky.py", place.modules / "helpers.py"
     cell.write_text(CELL)
@@ -204,7 +202,7 @@ print(json.dumps([rnndsp.__file__, cell([0.5, 0.5]).tolist(), dense([0.5]).tolis
 """
 
 
-@SLOW
+@pytest.mark.slow
 def test_an_upgrade_of_the_package(place: Place, tmp_path: Path) -> None:
     site = tmp_path / "site"
     shutil.copytree(CORE, site / "rnndsp", ignore=shutil.ignore_patterns("__pycache__"))

@@ -26,7 +26,7 @@ import rnndsp
 from rnndsp import Cell, Feedback, FormatError, Knobs, ParameterError, load, load_state, save_state
 from rnndsp.filters import GRU, LSTM, SOS, Dense, Elman, FeedbackDelayNetwork, StateSpace, StateVariable
 
-# Seconds that no hostile file may take: generous, as it stands for "does not hang".
+# Seconds of computing that no hostile file may take, however busy the machine: generous, for "does not hang".
 PATIENCE = 5
 DTYPES = {"float64": "F64", "float32": "F32", "float16": "F16", "int64": "I64", "bool": "BOOL"}
 
@@ -66,10 +66,10 @@ def node(name: Any, config: Any = None, rate: Any = None, children: Any = ()) ->
 
 
 def refused(path: Path, read: Callable[[Path], Any] = load, match: str | None = None) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(FormatError, match=match):
         read(path)
-    assert time.perf_counter() - start < PATIENCE
+    assert time.process_time() - start < PATIENCE
 
 
 @pytest.fixture
@@ -317,14 +317,14 @@ def test_odd_settings(name: str, path: Path, tmp_path: Path) -> None:
 
     def attempt(changed: Any) -> None:
         craft(path, changed, tensors)
-        start = time.perf_counter()
+        start = time.process_time()
         try:
             found = load(path)
         except FormatError:
             pass
         else:
             require_sound(found, tree)
-        assert time.perf_counter() - start < PATIENCE
+        assert time.process_time() - start < PATIENCE
 
     for place in places(tree):
         for key, old in at(tree, place)["config"].items():
@@ -429,9 +429,9 @@ def test_the_stability_check_of_a_loop_is_quick_and_right(path: Path, tmp_path: 
     for delay in (1, 30, 2000, 20000, 10**5, 10**7, 2**26):
         tree["config"]["delay"] = delay
         craft(path, tree, {**tensors, "1.D": np.array([[0.9]])})
-        start = time.perf_counter()
+        start = time.process_time()
         assert load(path).delay == delay
-        assert time.perf_counter() - start < PATIENCE
+        assert time.process_time() - start < PATIENCE
         craft(path, tree, {**tensors, "1.D": np.array([[1.1]])})
         refused(path, match="allow_unstable")
     # many lines: no matrix of their number squared is formed
@@ -468,9 +468,9 @@ def test_nested_deeply_and_widely(path: Path) -> None:
     n = 3000
     tensors = {f"{i}.{name}": value for i in range(n) for name, value in one.items()}
     craft(path, node("Series", children=[line] * n), tensors)
-    start = time.perf_counter()
+    start = time.process_time()
     assert len(load(path).children) == n
-    assert time.perf_counter() - start < PATIENCE
+    assert time.process_time() - start < PATIENCE
 
 
 def test_json_that_is_no_json(path: Path, tmp_path: Path) -> None:
@@ -647,14 +647,14 @@ def test_mutated_descriptions(name: str, path: Path, tmp_path: Path) -> None:
 
 
 def survive(path: Path) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     try:
         found = load(path)
     except FormatError:
         pass
     else:
         require_sound(found, parts(path)[0])
-    assert time.perf_counter() - start < PATIENCE
+    assert time.process_time() - start < PATIENCE
 
 
 # ---- saving

@@ -507,10 +507,10 @@ def test_what_is_no_file(tmp_path):
 def test_damage_does_not_take_long(loaded):
     size = 3_000_000
     for body in (b"\xff" * size, b"\x80" * size, bytes(size), b"\x00\xff\x03\x00" * (size // 100), b"\x90" * size):
-        began = time.perf_counter()
+        began = time.process_time()
         with pytest.raises(FormatError):
             loaded(smf(body))
-        assert time.perf_counter() - began < 2
+        assert time.process_time() - began < 2
 
 
 @pytest.fixture(scope="module")

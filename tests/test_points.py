@@ -674,3 +674,11 @@ def test_floquet_plot(ax):
     assert len(fading.get_xdata()) == 0 and "repeats after 2 periods" in ax.get_title()
     fading, _ = plots.floquet_plot(floquet_multipliers(elman(0.5), [1.0, -1.0]), sample_rate=48000, ax=ax)
     assert len(fading.get_xdata()) == 1 and any("Hz" in text.get_text() for text in ax.texts)
+
+
+def test_rest_states_take_the_kernels_of_run():
+    cell = Elman(1, 3)
+    loop = cell._loop(cell._shape(np.dtype(float), "units"))
+    before = set(loop.signatures)
+    rest_states(cell)
+    assert all(signature[0].mutable for signature in set(loop.signatures) - before), "compiled for a read-only input"

@@ -194,7 +194,7 @@ def _state_names(filt: Filter, orbits: Orbits, which: tuple[int, int]) -> list[s
 def _trajectories(orbits: Orbits, starts: Real, n_frames: int) -> Real:
     """Newest numbers of all lines, (voices, n_frames + 1, n_lines), from flat states on."""
     state = orbits.like.unravel(starts)
-    u = np.broadcast_to(orbits.frame, (len(starts), 1, orbits.frame.size))
+    u = np.broadcast_to(orbits.frame, (len(starts), 1, orbits.frame.size)).copy()
     ways = np.empty((len(starts), n_frames + 1, orbits.delays.size))
     ways[:, 0] = starts[:, orbits.newest]
     for t in range(n_frames):

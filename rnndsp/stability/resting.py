@@ -198,7 +198,8 @@ class Orbits:
 
     def step(self, entering: Real) -> tuple[Real, Real]:
         """What enters each line in each frame, in response to what is supposed to; and the output."""
-        u = np.broadcast_to(self.frame, (self.period, 1, self.frame.size))
+        # a copy: one that nobody may write to would have every kernel compiled once more
+        u = np.broadcast_to(self.frame, (self.period, 1, self.frame.size)).copy()
         y, moved = self.filt.run(u, self.like.unravel(self._flat(entering)), controls=self.controls)
         entered: Real = moved.ravel()[:, self.newest]
         return entered, y[:, 0]
@@ -291,7 +292,7 @@ class Orbits:
             state = state.unravel(flat)
             window = np.empty((n_voices, self.period, self.delays.size))
             for t in range(self.period):
-                move(filt, state, np.broadcast_to(self.frame, (n_voices, 1, filt.n_inputs)), self.controls)
+                move(filt, state, np.tile(self.frame, (n_voices, 1, 1)), self.controls)
                 window[:, t] = state.ravel()[:, self.newest]
             seen += [v for v in window if np.max(np.abs(v), initial=0) < FAR]
         yield from seen
