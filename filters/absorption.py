@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from rnndsp._checks import generator, number, whole_number
+from rnndsp._checks import generator, number, reals, whole_number, whole_numbers
 from rnndsp._jit import inline, kernel
 from rnndsp._mixing import add_product, affine
 from rnndsp._vectors import aligned, fma, lanes, load, store, transpose
 from rnndsp.activations import flush
 from rnndsp.errors import ParameterError
-from rnndsp.filter import MAX_STATES, Filter
-from rnndsp.filters.fdn import orthogonal_matrix, require_orthogonal
+from rnndsp.filter import MAX_STATES, Control, Filter
+from rnndsp.filters.fdn import lines_and_matrix, sign_gains
 from rnndsp.stability import Boundedness
 from rnndsp.state import Field, State
 from rnndsp.statespace import DelayStateSpace, initial_lines, padded, space, wrapped
@@ -33,6 +33,8 @@ REST, GRID = 16, 256
 GROUP = 6
 # By how much, of a decay time, the absorption filters may miss it, and the most that a shelf of theirs steps.
 MISSED, MOST_DB = 0.03, 60.0
+# How many times as long as designed the slowest frequency may be made to fade by the knob.
+LONGER = 4.0
 # What rounding may do to a product of gains below one.
 SLACK, EPS = 1e-12, float(np.finfo(np.float64).eps)
 # The tape of a run that records nothing.
@@ -96,7 +98,7 @@ def absorption_filters(
     A. P. Habets (2017), "Accurate reverberation time control in feedback delay networks". K. Prawda, S. J. Schlecht, V.
     Välimäki (2019), "Improved reverberation time control for feedback delay networks".
     """
-    m, times = np.asarray(delays, np.float64), np.atleast_1d(np.asarray(t60_s, np.float64))
+    m, times = whole_numbers("delays", delays), np.atleast_1d(reals("t60_s", t60_s))
     rate = number("sample_rate", sample_rate)
     if not (rate > 0 and np.all((times > 0) & np.isfinite(times))):
         raise ParameterError(f"{t60_s=} and {sample_rate=} must be positive and finite")
@@ -126,14 +128,14 @@ def absorption_filters(
 
 
 def _frequencies(name: str, value: ArrayLike | None, rate: float) -> Real:
-    found = np.asarray([] if value is None else value, np.float64)
+    found = reals(name, [] if value is None else value)
     inside = found.ndim == 1 and found.size and found[0] > 0 and found[-1] < rate / 2
     if not (inside and np.all(np.diff(found) > 0)):
         raise ParameterError(f"{name}={value!r} must rise, from above 0 to below half the sample rate, {rate / 2:g} Hz")
     return found
 
 
-def _require_losses(wanted: Real, t60_s: ArrayLike, m: Real) -> None:
+def _require_losses(wanted: Real, t60_s: ArrayLike, m: NDArray[np.int64]) -> None:
     if not (np.all(wanted < -1e-11) and np.all(wanted > -600)):
         raise ParameterError(f"{t60_s=} is beyond double precision for delays from {m.min():g} to {m.max():g} samples")
 
@@ -243,6 +245,12 @@ def _through(table: Any, at: Any, work: Any, held: Any, x: Any, n_frames: Any, s
     store(work, held, z, lanes)
 
 
+@inline
+def _excess(t60_s: Any, knob: Any) -> Any:
+    """What every line of a sample loses, in nepers, beside its filters."""
+    return knob[0] * (1 / t60_s - 1 / knob[1])
+
+
 @kernel
 def _forward(
     u: Any,
@@ -253,6 +261,7 @@ def _forward(
     table: Any,
     weights: Any,
     wheel: Any,
+    knob: Any,
     work: Any,
     tape: Any,
     shape: Any,
@@ -261,14 +270,18 @@ def _forward(
 
     Lanes are lines in the sections, and frames elsewhere. ``work`` holds what the sections hold, then a vector for each
     input, for each line (with those of as many lines as there are lanes as a square, to be turned over), and for each
-    row of the matrix. ``tape`` gets, for each frame, what every section held and was given, and what came out.
+    row of the matrix, and the gain of each line by the knob. ``tape`` gets, for each frame, what every section held and
+    was given, and what came out.
     """
     lanes, pairs, group, turn, place, stop = shape
-    wide, n, n_inputs, n_outputs, n_frames = len(lanes), delays.size, u.shape[2], y.shape[2], u.shape[1]
+    wide, n, n_outputs, n_frames = len(lanes), delays.size, y.shape[2], u.shape[1]
+    n_inputs = u.shape[2] - (1 if knob.size > 0 else 0)
     n_sections, size, half = table.shape[0], table.shape[2], wheel.shape[1]
     entries = n_sections * size
     squares = entries + n_inputs * wide
     outs = squares + size * wide
+    kept = work.size - size
+    held = 0.0
     taped = tape.shape[1] > 0
     step = min(wide, delays.min())
     for voice in range(u.shape[0]):
@@ -315,6 +328,17 @@ def _forward(
             if (index + t + n_new) % REST == 0:
                 for i in range(0, entries, wide):
                     store(work, i, flush(load(work, i, lanes, lanes)), lanes)
+            turned = False
+            for k in range(n_new if knob.size > 0 else 0):
+                turned |= u[voice, t + k, n_inputs] != knob[1]
+            for k in range(n_new if turned else 0):
+                if u[voice, t + k, n_inputs] != held:
+                    held = np.float64(u[voice, t + k, n_inputs])
+                    for i in range(n):
+                        work[kept + i] = math.exp(-_excess(held, knob) * delays[i])
+                for i in range(0, size, wide):
+                    at = squares + i * wide + k * wide
+                    store(work, at, load(work, at, lanes, lanes) * load(work, kept + i, lanes, lanes), lanes)
             if half > 0:
                 if (index + t) % GRID == 0:
                     _set_out(turn, index + t, wheel)
@@ -359,6 +383,7 @@ def _forward(
 @kernel
 def _backward(
     dy: Any,
+    u: Any,
     du: Any,
     dd: Any,
     dv: Any,
@@ -370,12 +395,14 @@ def _backward(
     sections: Any,
     matrices: Any,
     wheel: Any,
+    knob: Any,
     tape: Any,
     dsections: Any,
 ) -> None:
     """``dd[t]`` is the derivative by what the lines gave, ``dv[t]`` by what they got, ``r`` what was mixed."""
     a, b, c, d = matrices
     n, n_frames, n_sections, half = delays.size, dy.shape[1], sections.shape[0], wheel.shape[1]
+    n_inputs = b.shape[1]
     for voice in range(dy.shape[0]):
         for t in range(n_frames - 1, -1, -1):
             first = 0
@@ -386,12 +413,14 @@ def _backward(
                 first += delays[i]
                 dd[voice, t, i] = 0
                 r[voice, t, i] = tape[voice, t, 2 * n_sections, i]
+                if knob.size > 0:
+                    r[voice, t, i] *= math.exp(-_excess(u[voice, t, n_inputs], knob) * delays[i])
             for i in range(du.shape[2]):
                 du[voice, t, i] = 0
             add_product(dd[voice, t], a, dv[voice, t])
             add_product(dd[voice, t], c, dy[voice, t])
-            add_product(du[voice, t], b, dv[voice, t])
-            add_product(du[voice, t], d, dy[voice, t])
+            add_product(du[voice, t, :n_inputs], b, dv[voice, t])
+            add_product(du[voice, t, :n_inputs], d, dy[voice, t])
             for i in range(half):
                 angle = _turned(index + t, i, wheel)
                 cosine, sine = math.cos(angle), math.sin(angle)
@@ -399,6 +428,12 @@ def _backward(
                 r[voice, t, i], r[voice, t, half + i] = cosine * e - sine * f, sine * e + cosine * f
                 e, f = dd[voice, t, i], dd[voice, t, half + i]
                 dd[voice, t, i], dd[voice, t, half + i] = cosine * e + sine * f, cosine * f - sine * e
+            if knob.size > 0:
+                t60_s = u[voice, t, n_inputs]
+                for i in range(n):
+                    dd[voice, t, i] *= math.exp(-_excess(t60_s, knob) * delays[i])
+                    slope = delays[i] * knob[0] / (t60_s * t60_s)
+                    du[voice, t, n_inputs] += slope * tape[voice, t, 2 * n_sections, i] * dd[voice, t, i]
             for s in range(n_sections - 1, -1, -1):
                 for i in range(n):
                     z, v, by_z, by_w = (
@@ -423,7 +458,8 @@ class DampedNetwork(Filter):
     r"""Delay lines that feed each other through an orthogonal matrix, every frequency fading in a time of its own.
 
     .. math::
-        d_i[t] = v_i[t - m_i], \quad h_i = F_i * d_i, \quad r = R[t]\,h, \quad v = A\,r + B\,u, \quad y = C\,r + D\,u
+        d_i[t] = v_i[t - m_i], \quad h_i = g_i[t]\,(F_i * d_i), \quad r = R[t]\,h, \quad v = A\,r + B\,u, \quad
+        y = C\,r + D\,u
 
     F_i are first-order sections in series, see :func:`absorption_filters`. R, where the network is modulated, turns
     each pair of lines i, i + n/2 to and fro:
@@ -431,7 +467,11 @@ class DampedNetwork(Filter):
     .. math:: \begin{bmatrix} \cos\varphi_i & -\sin\varphi_i \\ \sin\varphi_i & \cos\varphi_i \end{bmatrix}, \qquad
               \varphi_i(t) = \varphi \sin(2\pi f_i t / f_s + 2\pi i / \lfloor n/2 \rfloor)
 
-    with straight lines between every 256th sample, counted from the beginning: the same in whatever blocks it runs.
+    with straight lines between every 256th sample, counted from the beginning: the same in whatever blocks it runs. The
+    g_i are 1 unless there is a knob T[t] for the decay time, which shifts the rates of all frequencies alike:
+
+    .. math:: g_i = 10^{-3 (m_i / f_s) (1 / T[t] - 1 / T_0)}, \qquad
+              \frac{1}{T_{60}[t](f)} = \frac{1}{T_{60}(f)} + \frac{1}{T[t]} - \frac{1}{T_0}
 
     Parameters
     ----------
@@ -455,11 +495,17 @@ class DampedNetwork(Filter):
         φ in radians, 0 for none.
     modulation_hz : float
         Middle of the f_i, which are spread by a quarter about it.
+    control_s : float, optional
+        T_0 in seconds: with it there is the control ``t60_s``, T[t], which stands for the decay time of the frequencies
+        that are designed to fade in T_0.
     seed : int or Generator
         For the random matrices and the signs of B and C.
 
     Notes
     -----
+    *Controls*: ``t60_s`` where ``control_s`` is given, from T_0 / 100 to where what fades slowest would take four times
+    as long as designed; read at every sample.
+
     *Parameters*: ``A``, ``B``, ``C``, ``D``, and ``F`` (n_sections, n, 2, 2), where ``[z', w] = F [z, v]``.
 
     *State*: ``lines``, the delay lines one after the other; ``z`` (n_sections, n), what the sections hold. Zero at
@@ -467,13 +513,14 @@ class DampedNetwork(Filter):
 
     *Linear*, and where it is modulated time-varying: ``linearize`` gives the network that it is at one sample.
 
-    *Stability*: it decays, and forgets how it began, if :math:`\|A\|_2 \max_i \sup_\omega |F_i(e^{j\omega})| < 1`,
-    whatever the course of R. Proof: by the bounded real lemma there are P_i > 0 such that what leaves a line and what
-    its sections hold, :math:`|d_i|^2 + z_i^T P_i z_i`, is more than :math:`\|A\|^2 |h_i|^2 + z_i'^T P_i z_i'` by a
-    fixed share. R is orthogonal, so :math:`|v| \le \|A\|\,|h|`: the energy of lines and sections falls by that share of
-    what leaves the lines, and within max m_i samples everything does. As designed A is orthogonal and every line loses
-    at every frequency. The supremum is bounded from above between the frequencies of a grid, as the magnitude of a
-    first-order section is monotone.
+    *Stability*: it decays, and forgets how it began, if
+    :math:`\|A\|_2 \max_i \sup_\omega |\bar g_i F_i(e^{j\omega})| < 1`, :math:`\bar g_i` being the largest g_i, whatever
+    the courses of R and of the knob. Proof: by the bounded real lemma there are P_i > 0 such that what leaves a line
+    and what its sections hold, :math:`|d_i|^2 + z_i^T P_i z_i`, is more than :math:`\|A\|^2 |h_i|^2 + z_i'^T P_i z_i'`
+    by a fixed share. R is orthogonal, so :math:`|v| \le \|A\|\,|h|`: the energy of lines and sections falls by that
+    share of what leaves the lines, and within max m_i samples everything does. As designed A is orthogonal and every
+    line loses at every frequency. The supremum is bounded from above between the frequencies of a grid, as the
+    magnitude of a first-order section is monotone.
 
     Raises
     ------
@@ -501,19 +548,15 @@ class DampedNetwork(Filter):
         wet: float = 1.0,
         modulation: float = 0.0,
         modulation_hz: float = 0.5,
+        control_s: float | None = None,
         seed: int | np.random.Generator = 0,
     ) -> None:
         rng = generator(seed)
-        m = np.asarray(delays)
-        A = orthogonal_matrix(m.size, matrix, seed=rng) if isinstance(matrix, str) else require_orthogonal(matrix)
-        if m.ndim != 1 or len(A) != m.size or not np.issubdtype(m.dtype, np.integer) or m.min() < 1:
-            raise ParameterError(
-                f"{delays=} and a matrix of shape {A.shape}: give one whole number of samples, at least 1, a line"
-            )
+        m, A = lines_and_matrix(delays, matrix, rng)
         F = absorption_filters(m, t60_s, sample_rate=sample_rate, bands_hz=bands_hz, corners_hz=corners_hz)
         B, C = sign_gains(m.size, n_channels, rng)
-        C *= wet / np.sqrt(n_channels * mean_energy(F))
-        config = {
+        C *= number("wet", wet) / np.sqrt(n_channels * mean_energy(F))
+        config: dict[str, Any] = {
             "delays": tuple(int(i) for i in m),
             "n_inputs": n_channels,
             "n_outputs": n_channels,
@@ -521,7 +564,10 @@ class DampedNetwork(Filter):
             "modulation": number("modulation", modulation),
             "modulation_hz": number("modulation_hz", modulation_hz),
         }
-        params = {"A": A, "B": B, "C": C, "D": dry * np.eye(n_channels), "F": F}
+        if control_s is not None:
+            usual = number("control_s", control_s)
+            config |= {"control_s": usual, "longest_s": max(usual, float(np.max(reals("t60_s", t60_s))))}
+        params = {"A": A, "B": B, "C": C, "D": number("dry", dry) * np.eye(n_channels), "F": F}
         super().__init__(config, params, sample_rate=sample_rate)
 
     def _setup(self) -> None:
@@ -540,6 +586,16 @@ class DampedNetwork(Filter):
         if depth and self.sample_rate is None:
             raise ParameterError("sample_rate=None: a modulation in Hz needs one")
         self.is_linear = not depth
+        # nepers a second that 1 / T stands for, and T_0
+        self._knob = np.empty(0)
+        if "control_s" in self.config:
+            if self.sample_rate is None:
+                raise ParameterError("sample_rate=None: a decay time in seconds needs one")
+            usual, longest = (number(name, self.config[name]) for name in ("control_s", "longest_s"))
+            if not 0 < usual <= longest:
+                raise ParameterError(f"control_s={usual:g} must be positive, and at most longest_s={longest:g}")
+            self.controls = (Control("t60_s", usual, usual / 100, 1 / (1 / usual - (1 - 1 / LONGER) / longest)),)
+            self._knob = np.array([3 * math.log(10) / self.sample_rate, usual])
         lengths = np.array(delays, np.int64)
         lengths.flags.writeable = False
         self.delays = lengths.view()
@@ -578,7 +634,7 @@ class DampedNetwork(Filter):
         A, B, C, D = self._matrices
         columns[1:, :rows] = np.block([[B, A], [D, C]]).T
         weights = columns.reshape(1 + k + n, -1, group).transpose(1, 0, 2).ravel()
-        room = self.n_sections * size + len(wide) * (k + size + out)
+        room = self.n_sections * size + len(wide) * (k + size + out) + size
         half = self._wheel.shape[1]
         pairs = wide if half % len(wide) == 0 else ONE
         shape = wide, pairs, (None,) * group
@@ -590,7 +646,8 @@ class DampedNetwork(Filter):
         place, stop = state.workspace("places", places)
         shape = *shape, state.workspace("turn", turn), place, stop
         scribble = state.workspace("work", work)
-        _forward(u, y, state.rows, state.index, self.delays, table, weights, self._wheel, scribble, tape, shape)
+        motion = self._wheel, self._knob_of(u.dtype)
+        _forward(u, y, state.rows, state.index, self.delays, table, weights, *motion, scribble, tape, shape)
 
     def _advance(self, u: NDArray[Any], state: State, y: NDArray[Any]) -> None:
         self._run(u, state, y, UNTAPED)
@@ -613,15 +670,17 @@ class DampedNetwork(Filter):
         du = np.empty(u.shape)
         dd, dv, r = (np.empty((n_voices, n_frames, n)) for _ in range(3))
         dF = np.zeros_like(sections)
-        _backward(dy64, du, dd, dv, r, dz, final, index, self.delays, sections, self._matrices, self._wheel, tape, dF)
+        u64, loop = u.astype(np.float64), (sections, self._matrices, self._wheel, self._knob_of(u.dtype))
+        _backward(dy64, u64, du, dd, dv, r, dz, final, index, self.delays, *loop, tape, dF)
+        heard = u64[..., : self.n_inputs]
         lines = initial_lines(dd, np.ascontiguousarray(final[:, :length]), self.delays)
         initial = np.hstack([lines, dz.reshape(n_voices, -1)])
         outer = "vti,vtj->ij"
         params = {
             "A": np.einsum(outer, dv, r),
-            "B": np.einsum(outer, dv, u),
+            "B": np.einsum(outer, dv, heard),
             "C": np.einsum(outer, dy64, r),
-            "D": np.einsum(outer, dy64, u),
+            "D": np.einsum(outer, dy64, heard),
             "F": dF,
         }
         return du.astype(u.dtype), initial.astype(dx.dtype), params
@@ -642,7 +701,7 @@ class DampedNetwork(Filter):
             angle = _turned(state.index, i, self._wheel)
             pair = np.ix_([i, half + i], [i, half + i])
             turn[pair] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
-        mixed = turn @ signal
+        mixed = turn @ (self._gains(u[self.n_inputs :])[:, None] * signal)
         delays = np.concatenate([self.delays, np.ones(S * n, np.int64)])
         return space(
             np.vstack([A @ mixed, held]),
@@ -653,13 +712,26 @@ class DampedNetwork(Filter):
             sample_rate=self.sample_rate,
         )
 
+    def _knob_of(self, dtype: np.dtype[Any]) -> Real:
+        """For signals of this dtype, in which T_0, where nothing needs to be done, may be another number."""
+        if not self._knob.size:
+            return self._knob
+        found: Real = self._derived(dtype, lambda: np.array([self._knob[0], dtype.type(self._knob[1])]))
+        return found
+
+    def _gains(self, t60_s: ArrayLike) -> Real:
+        """g_i at the value of the knob, if there is one."""
+        excess = np.sum(_excess(np.asarray(t60_s), self._knob)) if self._knob.size else 0.0
+        return np.asarray(np.exp(-excess * self.delays))
+
     def absorption_response(self, w: ArrayLike) -> NDArray[np.complex128]:
         """F_i(e^{jw}) of every line at angles ``w`` (radians a sample), shape (n, n_lines)."""
-        return response(self._sections, np.atleast_1d(np.asarray(w, np.float64)))
+        return response(self._sections, np.atleast_1d(reals("w", w)))
 
     def _loss(self) -> float:
         """The bound of the docstring: below one it decays."""
-        return peak(self._sections) * float(np.linalg.norm(self._own["A"], 2))
+        longest = self._gains([control.high for control in self.controls])
+        return peak(self._sections, longest) * float(np.linalg.norm(self._own["A"], 2))
 
     def _contraction(self) -> str | None:
         loss = self._derived("loss", self._loss)
@@ -671,12 +743,6 @@ class DampedNetwork(Filter):
         return Boundedness(self._contraction() is not None)
 
 
-def sign_gains(n: int, n_channels: int, rng: np.random.Generator) -> tuple[Real, Real]:
-    """B and C with which each channel drives and hears every line, signs telling the channels apart."""
-    n_channels = whole_number("n_channels", n_channels)
-    return rng.choice([-1.0, 1.0], (n, n_channels)) / np.sqrt(n), rng.choice([-1.0, 1.0], (n_channels, n))
-
-
 def response(F: Real, w: Real) -> NDArray[np.complex128]:
     """Of sections in series, shape (n, n_lines)."""
     z = np.exp(1j * w)[:, None, None]
@@ -684,8 +750,8 @@ def response(F: Real, w: Real) -> NDArray[np.complex128]:
     return np.asarray((s + r * q / (z - p)).prod(axis=1))
 
 
-def peak(F: Real) -> float:
-    """Upper bound of the gains of all lines over all frequencies, infinite where a section is not stable.
+def peak(F: Real, gains: ArrayLike = 1.0) -> float:
+    """Upper bound of the gains of all lines over all frequencies, times ``gains``; infinite for an unstable section.
 
     A section of first order has a magnitude that rises or falls all the way over frequency, so between two frequencies
     none is above the larger of those there.
@@ -696,7 +762,7 @@ def peak(F: Real) -> float:
     p, q, r, s = (F[..., i, j] for i in (0, 1) for j in (0, 1))
     # and what rounding may take from it, most of all near a pole
     gain = np.abs(s + r * q / (z - p)) + 8 * EPS * (np.abs(s) + np.abs(r * q) / np.abs(z - p) ** 2)
-    return float(np.maximum(gain[1:], gain[:-1]).prod(axis=1).max())
+    return float((np.maximum(gain[1:], gain[:-1]).prod(axis=1) * gains).max())
 
 
 def mean_energy(F: Real) -> float:

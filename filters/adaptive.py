@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from rnndsp._checks import number, whole_number
 from rnndsp._jit import inline, kernel
 from rnndsp._mixing import dot
-from rnndsp._vectors import aligned, keep, lanes, load, store, total
+from rnndsp._tangents import by_adjoint
+from rnndsp._vectors import accumulate, aligned, keep, lanes, load, smaller, store, total, widen
 from rnndsp.activations import flush, fma
 from rnndsp.errors import ParameterError
 from rnndsp.filter import Control, Filter
@@ -19,7 +20,7 @@ from rnndsp.stability import Boundedness
 from rnndsp.state import Field, State
 from rnndsp.statespace import DENSE_LIMIT, DelayStateSpace, StateSpace
 
-__all__ = ["LMS", "NLMS", "RLS", "AffineProjection", "rls_gain"]
+__all__ = ["LMS", "NLMS", "RLS", "AffineProjection", "rls_gain", "rls_rows", "rls_tiles"]
 
 # What the kernels compute in, whatever the signal's dtype.
 REAL = np.dtype(np.float64)
@@ -50,6 +51,13 @@ def _add(v: Any, g: Any, x: Any, at: Any) -> None:
         store(v, i, fma(load(x, at + i, WIDE, WIDE), g, load(v, i, WIDE, WIDE)), WIDE)
     for i in range(whole, v.size):
         v[i] = fma(g, x[at + i], v[i])
+
+
+@inline
+def _leak(v: Any, leak: Any) -> None:
+    if leak > 0:
+        for i in range(v.size):
+            v[i] = flush((1 - leak) * v[i])
 
 
 @inline
@@ -99,10 +107,28 @@ def _solve(S: Any, z: Any) -> None:
 
 
 @kernel
-def _project(
-    x: Any, d: Any, step: Any, y: Any, v: Any, floor: Any, leak: Any, normalised: Any, S: Any, z: Any, tape: Any
-) -> None:
-    """Signals come with their past in front; weights stand oldest sample first, as a window of ``x`` does."""
+def _descend(x: Any, d: Any, step: Any, y: Any, v: Any, floor: Any, leak: Any, normalised: Any, tape: Any) -> None:
+    """Along the newest regressor. Signals come with their past in front; weights stand oldest sample first, as a window
+    of ``x`` does."""
+    n, n_references = v.shape[1], x.shape[2]
+    for voice in range(len(x)):
+        signal, weights, desired = x[voice].ravel(), v[voice], d[voice]
+        for t in range(y.shape[1]):
+            if tape.shape[1] > 0:
+                tape[voice, t] = weights
+            at = t * n_references
+            estimate = _inner(weights, 0, signal, at, n)
+            error = desired[t] - estimate
+            y[voice, t, 0], y[voice, t, 1] = flush(estimate), flush(error)
+            if normalised:
+                error /= _inner(signal, at, signal, at, n) + floor
+            _leak(weights, leak)
+            _add(weights, step[voice, t] * error, signal, at)
+
+
+@kernel
+def _project(x: Any, d: Any, step: Any, y: Any, v: Any, floor: Any, leak: Any, S: Any, z: Any, tape: Any) -> None:
+    """As :func:`_descend`, along the regressors of several frames."""
     n, n_references, order = v.shape[1], x.shape[2], z.size
     for voice in range(len(x)):
         signal, weights, desired = x[voice].ravel(), v[voice], d[voice]
@@ -111,12 +137,9 @@ def _project(
                 tape[voice, t] = weights
             estimate = _errors(signal, desired, weights, t, n, n_references, z)
             y[voice, t, 0], y[voice, t, 1] = flush(estimate), flush(z[0])
-            if normalised:
-                _factor(signal, t, n, n_references, floor, S)
-                _solve(S, z)
-            if leak > 0:
-                for i in range(n):
-                    weights[i] = flush((1 - leak) * weights[i])
+            _factor(signal, t, n, n_references, floor, S)
+            _solve(S, z)
+            _leak(weights, leak)
             for j in range(order):
                 _add(weights, step[voice, t] * z[j], signal, (t + order - 1 - j) * n_references)
 
@@ -169,75 +192,124 @@ def _project_back(
 
 
 @inline
-def rls_gain(phi: Any, U: Any, D: Any, forgetting: Any, ceiling: Any, b: Any, f: Any) -> Any:
+def _place(i: Any, j: Any) -> Any:
+    """Where U[i, j] stands in tiles: squares as wide as a vector, those of the same columns one after the other."""
+    n = len(WIDE)
+    return (j // n * (j // n + 1) // 2 + i // n) * n * n + j % n * n + i % n
+
+
+@inline
+def _unpack(packed: Any, U: Any, n: Any) -> None:
+    U[:] = 0.0  # a signal that blew up has left NaN beside the triangle too
+    k = 0
+    for j in range(n):
+        for i in range(j):
+            U[_place(i, j)] = packed[k]
+            k += 1
+        U[_place(j, j)] = 1.0
+
+
+@inline
+def _pack(U: Any, packed: Any, n: Any) -> None:
+    k = 0
+    for j in range(n):
+        for i in range(j):
+            packed[k] = U[_place(i, j)]
+            k += 1
+
+
+def rls_tiles(n: int) -> NDArray[np.float64]:
+    """U = 1 for :func:`rls_gain`."""
+    U = aligned((_place(0, -(-n // len(WIDE)) * len(WIDE)),), REAL)
+    U[[_place(j, j) for j in range(n)]] = 1
+    return U
+
+
+def rls_rows(n: int) -> NDArray[np.float64]:
+    """The five other arrays of :func:`rls_gain`, zero."""
+    return aligned((5, -(-n // len(WIDE)) * len(WIDE) + len(WIDE)), REAL)
+
+
+@inline
+def rls_gain(phi: Any, U: Any, D: Any, forgetting: Any, ceiling: Any, b: Any, f: Any, alpha: Any) -> Any:
     """One step of Bierman's update of P = U diag(D) U^T by a regressor.
 
     Parameters
     ----------
-    phi, b, f : array, shape (n,)
-        The regressor; ``b`` becomes P phi and ``f`` U^T phi, of P before the step.
-    U : array, shape (n (n - 1) / 2,)
-        Columns of the unit upper triangle, from the second one on.
-    D : array, shape (n,)
-        Positive, and stays so: every step multiplies it by a positive number.
+    phi, D, b, f, alpha : array
+        From :func:`rls_rows`: the regressor; the pivots, which are positive and stay so, as every step multiplies them
+        by a positive number; ``b`` becomes P phi, of P before the step; the last two are scribbled on. What is beyond n
+        in the first three is zero and stays so.
+    U : array
+        From :func:`rls_tiles`.
     forgetting, ceiling : float
         No D rises beyond ``ceiling``.
 
     Returns
     -------
     float
-        forgetting + phi^T P phi: the gain of the weights is b over it.
+        forgetting + phi^T P phi: the gain of the weights is P phi over it.
     """
-    column = 0
-    for j in range(phi.size):
-        # as in _inner, which as a call takes twice as long for columns as short as these
-        whole = j - j % len(WIDE)
-        products = keep(load(phi, 0, ONE, WIDE), 0)
-        for i in range(0, whole, len(WIDE)):
-            products = fma(load(U, column + i, WIDE, WIDE), load(phi, i, WIDE, WIDE), products)
-        rest = phi[j]
-        for i in range(whole, j):
-            rest = fma(U[column + i], phi[i], rest)
-        f[j] = rest + total(products)
-        column += j
-    alpha, column = forgetting, 0
-    for j in range(phi.size):
-        v, before = D[j] * f[j], alpha
-        alpha = fma(f[j], v, alpha)
-        D[j] = min(D[j] * before / (alpha * forgetting), ceiling)
-        q = -f[j] / before
-        whole = j - j % len(WIDE)
-        for i in range(0, whole, len(WIDE)):
-            entries, sums = load(U, column + i, WIDE, WIDE), load(b, i, WIDE, WIDE)
-            store(U, column + i, fma(sums, q, entries), WIDE)
-            store(b, i, fma(entries, v, sums), WIDE)
-        for i in range(whole, j):
-            entry = U[column + i]
-            U[column + i] = fma(b[i], q, entry)
-            b[i] = fma(entry, v, b[i])
-        b[j] = v
-        column += j
-    return alpha
+    n, size, at = len(WIDE), phi.size - len(WIDE), 0
+    nothing = keep(load(phi, 0, WIDE, WIDE), 0)
+    for j in range(0, size, n):
+        products = widen((nothing,), WIDE)
+        for i in range(0, j + n, n):
+            products = accumulate(products, WIDE, U, at, WIDE, phi, i, WIDE)
+            at += n * n
+        for k in range(n):
+            f[j + k] = total(products[k])
+        store(b, j, nothing, WIDE)
+    alpha[0] = forgetting
+    for j in range(size):
+        alpha[j + 1] = fma(f[j], D[j] * f[j], alpha[j])
+    denominator = alpha[size]
+    # f becomes D f, by which P phi grows with each column, and alpha by how much of that the column changes
+    for j in range(0, size, n):
+        pivots, before, values = load(D, j, WIDE, WIDE), load(alpha, j, WIDE, WIDE), load(f, j, WIDE, WIDE)
+        after = load(alpha, j + 1, WIDE, WIDE)
+        store(D, j, smaller(pivots * before / (after * forgetting), ceiling), WIDE)
+        store(f, j, pivots * values, WIDE)
+        store(alpha, j, -values / before, WIDE)
+    at = 0
+    for j in range(0, size, n):
+        for i in range(0, j + n, n):
+            sums = load(b, i, WIDE, WIDE)
+            for k in range(n):
+                entries = load(U, at, WIDE, WIDE)
+                # the diagonal stays 1, as there the sum is still zero
+                store(U, at, fma(sums, load(alpha, j + k, ONE, WIDE), entries), WIDE)
+                sums = fma(entries, load(f, j + k, ONE, WIDE), sums)
+                at += n
+            store(b, i, sums, WIDE)
+    return denominator
 
 
 @kernel
 def _recurse(
-    x: Any, d: Any, y: Any, v: Any, U: Any, D: Any, forgetting: Any, ceiling: Any, work: Any, tapes: Any
+    x: Any, d: Any, y: Any, v: Any, factors: Any, forgetting: Any, ceiling: Any, U: Any, rows: Any, tapes: Any
 ) -> None:
     n, n_references = v.shape[1], x.shape[2]
+    packed_D, packed_U = factors
     tape_v, tape_U, tape_D = tapes
+    phi, D, b, f, alpha = rows
     for voice in range(len(x)):
-        signal, weights, b, f = x[voice].ravel(), v[voice], work[0], work[1]
+        signal, weights = x[voice].ravel(), v[voice]
+        D[:], D[:n] = 0.0, packed_D[voice]
+        _unpack(packed_U[voice], U, n)
         for t in range(y.shape[1]):
             if tape_v.shape[1] > 0:
-                tape_v[voice, t], tape_U[voice, t], tape_D[voice, t] = weights, U[voice], D[voice]
-            phi = signal[t * n_references : t * n_references + n]
-            estimate = _inner(phi, 0, weights, 0, n)
+                tape_v[voice, t], tape_D[voice, t] = weights, D[:n]
+                _pack(U, tape_U[voice, t], n)
+            at = t * n_references
+            for i in range(n):
+                phi[i] = signal[at + i]
+            estimate = _inner(signal, at, weights, 0, n)
             error = d[voice, t] - estimate
             y[voice, t, 0], y[voice, t, 1] = flush(estimate), flush(error)
-            g = error / rls_gain(phi, U[voice], D[voice], forgetting, ceiling, b, f)
-            for i in range(n):
-                weights[i] = fma(g, b[i], weights[i])
+            _add(weights, error / rls_gain(phi, U, D, forgetting, ceiling, b, f, alpha), b, 0)
+        _pack(U, packed_U[voice], n)
+        packed_D[voice] = D[:n]
 
 
 @kernel
@@ -384,17 +456,11 @@ class _Adaptive(Filter):
         return np.concatenate([by_x[:, held:], by_d[:, self.order - 1 :, None]], axis=2), initial
 
     def _linearize(self, state: State, u: NDArray[Any]) -> DelayStateSpace:
-        # the adjoint of one frame, with a voice for every row of the matrices
-        n, m = self.n_states, self.n_states + self.n_outputs
-        if m > DENSE_LIMIT:
+        n = self.n_states
+        if n + self.n_outputs > DENSE_LIMIT:
             raise ParameterError(f"linearizing {n} states would take a matrix of {8 * n * n / 1e6:.0f} MB")
-        many = self.rest_state((m,))
-        many.vector[...] = state.vector
-        _, memory = self._record(np.tile(u, (m, 1, 1)), many)
-        rows = np.eye(m)
-        du, dx, _ = self._adjoint(memory, np.ascontiguousarray(rows[:, None, n:]), np.ascontiguousarray(rows[:, :n]))
-        B = du[:, 0, : self.n_inputs]
-        return StateSpace(dx[:n], B[:n], dx[n:], B[n:], sample_rate=self.sample_rate)
+        found = by_adjoint(self, u[None], state.ravel()[None], state)
+        return StateSpace(*(matrices[0] for matrices in found), sample_rate=self.sample_rate)
 
 
 class _Projecting(_Adaptive):
@@ -412,10 +478,13 @@ class _Projecting(_Adaptive):
 
     def _run(self, u: NDArray[Any], state: State, y: NDArray[Any], tape: NDArray[Any]) -> tuple[NDArray[Any], ...]:
         x, d, v = self._enter(u, state)
-        S, z = (state.buffer(i, (self.order,) * i, REAL) for i in (2, 1))
         step, out = state.buffer("step", u.shape[:2], REAL), state.buffer("out", y.shape, REAL)
         step[...] = u[..., -1]
-        _project(x, d, step, out, v, self.floor, self.leak, self.normalised, S, z, tape)
+        if self.order == 1:
+            _descend(x, d, step, out, v, self.floor, self.leak, self.normalised, tape)
+        else:
+            S, z = (state.buffer(i, (self.order,) * i, REAL) for i in (2, 1))
+            _project(x, d, step, out, v, self.floor, self.leak, S, z, tape)
         y[...] = out
         self._leave(x, d, v, state.rows)
         return x, d, step
@@ -770,18 +839,10 @@ class RLS(_Adaptive):
 
     def _run(self, u: NDArray[Any], state: State, y: NDArray[Any], tapes: tuple[NDArray[Any], ...]) -> tuple[Any, ...]:
         x, d, v = self._enter(u, state)
-        # copies, as what is stored and read again at once must not lie across cache lines
-        factors = self._factors(state.rows)
-        D, U = (state.workspace(i, partial(aligned, part.shape, REAL)) for i, part in enumerate(factors))
-        D[...], U[...] = factors
-        work, out = (
-            state.workspace("b and f", partial(aligned, (2, v.shape[1]), REAL)),
-            state.buffer("out", y.shape, REAL),
-        )
-        _recurse(x, d, out, v, U, D, self.forgetting, self.max_covariance, work, tapes)
+        U, rows = (state.workspace(make, partial(make, v.shape[1])) for make in (rls_tiles, rls_rows))
+        out, factors = state.buffer("out", y.shape, REAL), self._factors(state.rows)
+        _recurse(x, d, out, v, factors, self.forgetting, self.max_covariance, U, tuple(rows), tapes)
         y[...] = out
-        for part, value in zip(factors, (D, U), strict=True):
-            part[...] = value
         self._leave(x, d, v, state.rows)
         return x, d
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import reduce
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from rnndsp._checks import number, reals, whole_numbers
 from rnndsp.errors import ParameterError
 from rnndsp.filter import Filter
-from rnndsp.filters.fdn import orthogonal_matrix, require_orthogonal
+from rnndsp.filters.fdn import lines_and_matrix, require_orthogonal
 from rnndsp.stability.lossless import allpass_test, paraunitary_test, uniallpass_test
 from rnndsp.statespace import DelayStateSpace, series, space
 
@@ -71,13 +73,8 @@ class GerzonAllpass(DelayStateSpace):
         seed: int | np.random.Generator = 0,
         sample_rate: float | None = None,
     ) -> None:
-        if not -1 < gain < 1:
-            raise ParameterError(f"{gain=} must lie within (-1, 1)")
-        m = np.asarray(delays)
-        U = orthogonal_matrix(m.size, matrix, seed=seed) if isinstance(matrix, str) else require_orthogonal(matrix)
-        if m.ndim != 1 or len(U) != m.size:
-            raise ParameterError(f"{m.size} delays of shape {m.shape} and a matrix of shape {U.shape} do not fit")
-        through = np.sqrt(1 - gain**2)
+        through = _through(gain)
+        m, U = lines_and_matrix(delays, matrix, seed)
         one = np.eye(m.size)
         super().__init__(-gain * U, through * one, through * U, gain * one, m, sample_rate=sample_rate)
 
@@ -94,16 +91,21 @@ class GerzonAllpass(DelayStateSpace):
         ParameterError
             V is not orthogonal, or too small for the delays.
         """
-        whole, m = require_orthogonal(V), np.asarray(delays)
-        if m.dtype.kind not in "iu":
-            raise ParameterError(f"{delays=} must be whole numbers of samples")
+        whole, m = require_orthogonal(V), whole_numbers("delays", delays)
         n = m.size
-        if m.ndim != 1 or len(whole) <= n:
+        if len(whole) <= n:
             raise ParameterError(f"V of size {len(whole)} leaves no channel beside {n} delay lines")
         k = len(whole) - n
         config = {"delays": tuple(int(i) for i in m), "n_inputs": k, "n_outputs": k}
         blocks = {"A": whole[:n, :n], "B": whole[:n, n:], "C": whole[n:, :n], "D": whole[n:, n:]}
         return cls._restore(config, blocks, sample_rate=sample_rate)
+
+
+def _through(gain: float) -> float:
+    """What passes where ``gain`` is reflected, so that both together have the energy of one."""
+    if not -1 < number("gain", gain) < 1:
+        raise ParameterError(f"{gain=} must lie within (-1, 1)")
+    return math.sqrt(1 - gain**2)
 
 
 # ---- Schroeder's, combined
@@ -201,13 +203,11 @@ def nested_allpass(
 def _sections(
     delays: Sequence[int] | NDArray[np.integer], gains: ArrayLike
 ) -> tuple[NDArray[np.integer], NDArray[np.float64]]:
-    m, g = np.asarray(delays), np.asarray(gains, np.float64)
-    if m.ndim != 1 or not m.size or g.shape != m.shape:
-        raise ParameterError(f"{m.size} delays of shape {m.shape} and gains of shape {g.shape}: give one gain a delay")
+    m, g = whole_numbers("delays", delays), reals("gains", gains)
+    if g.shape != m.shape:
+        raise ParameterError(f"{m.size} delays and gains of shape {g.shape}: give one gain a delay")
     if not np.all(np.abs(g) < 1):
         raise ParameterError(f"{gains=} must lie within (-1, 1)")
-    if not np.issubdtype(m.dtype, np.integer):
-        raise ParameterError(f"{delays=}: every delay must be a whole number of samples")
     return m, g
 
 
@@ -300,10 +300,9 @@ def vector_allpass(loop: Filter, *, gain: float = 0.6) -> DelayStateSpace:
     >>> inner = vector_allpass(delay(7, 2) >> GerzonAllpass([3, 5]), gain=0.5)
     >>> outer = vector_allpass(delay(11, 2) >> inner, gain=-0.3)
     """
-    if not -1 < gain < 1:
-        raise ParameterError(f"{gain=} must lie within (-1, 1)")
-    through, one = np.sqrt(1 - gain**2), np.eye(_network(loop).n_inputs)
-    return closed_allpass(np.block([[-gain * one, through * one], [through * one, gain * one]]), loop)
+    through, inner = _through(gain), _network(loop)
+    one = np.eye(inner.n_inputs)
+    return _closed(np.block([[-gain * one, through * one], [through * one, gain * one]]), inner)
 
 
 def closed_allpass(V: ArrayLike, loop: Filter) -> DelayStateSpace:
@@ -335,7 +334,10 @@ def closed_allpass(V: ArrayLike, loop: Filter) -> DelayStateSpace:
     ----------
     M. A. Gerzon (1976), "Unitary (energy-preserving) multichannel networks with feedback", Electronics Letters 12.
     """
-    inner, whole = _network(loop), require_orthogonal(V)
+    return _closed(require_orthogonal(V), _network(loop))
+
+
+def _closed(whole: NDArray[np.float64], inner: DelayStateSpace) -> DelayStateSpace:
     n = inner.n_inputs
     if len(whole) <= n:
         raise ParameterError(f"V of size {len(whole)} leaves no channel beside the {n} of the loop")

@@ -9,7 +9,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from rnndsp._checks import generator, whole_number
+from rnndsp._checks import choice, generator, whole_number
 from rnndsp._intervals import affine as bounds_of
 from rnndsp._jit import inline, kernel
 from rnndsp._mixing import affine, load_some, put_out
@@ -150,8 +150,7 @@ class Dense(Filter):
         self.n_inputs = whole_number("n_inputs", self.config["n_inputs"])
         self.n_outputs = whole_number("n_outputs", self.config["n_outputs"])
         activation = self.config["activation"]
-        if activation not in SLOPES:
-            raise ParameterError(f"{activation=} is unknown; choose one of {sorted(SLOPES)}")
+        choice("activation", activation, SLOPES)
         self.is_linear = activation == "identity" and not np.any(self._own.get("b", 0))
 
     def _shapes(self) -> dict[str, tuple[int, ...]]:

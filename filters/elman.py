@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from rnndsp._checks import choice
 from rnndsp.activations import tanh
 from rnndsp.engine import Cell, Stage
-from rnndsp.errors import ParameterError
 from rnndsp.recurrence import Contracting
 from rnndsp.stability._decay import diagonal_scaling, norm_below_one
 from rnndsp.stability.enclosures import Place
@@ -100,10 +100,7 @@ class Elman(Cell):
 
     @classmethod
     def _stages(cls, config: Mapping[str, Any]) -> tuple[Stage, ...]:
-        name = config["activation"]
-        if name not in _UNITS:
-            raise ParameterError(f"activation={name!r}: choose one of {sorted(_UNITS)}")
-        return _UNITS[name]
+        return _UNITS[choice("activation", config["activation"], _UNITS)]
 
     def _setup(self) -> None:
         super()._setup()

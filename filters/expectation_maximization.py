@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from rnndsp._checks import number, whole_number
+from rnndsp._checks import choice, number, whole_number
 from rnndsp.errors import ParameterError
 from rnndsp.filters.kalman import (
     MATRICES,
@@ -47,15 +47,12 @@ class EMFit:
     converged: bool
 
 
-# ---- the filter
-
-
 def fit_em(
     kalman: KalmanFilter,
     y: ArrayLike,
     u: ArrayLike | None = None,
     *,
-    learn: Sequence[str] = LEARNED,
+    learn: Collection[str] = LEARNED,
     max_iterations: int = 100,
     tolerance: float = 1e-6,
 ) -> EMFit:
@@ -100,8 +97,9 @@ def fit_em(
     """
     if not isinstance(kalman, KalmanFilter):
         raise ParameterError(f"{kalman!r} is no KalmanFilter")
-    if isinstance(learn, str) or not set(learn) <= set(LEARNED):
+    if isinstance(learn, str) or not isinstance(learn, Collection):
         raise ParameterError(f"{learn=}: give a sequence of names among {LEARNED}")
+    learned = frozenset(choice("learn", name, LEARNED) for name in learn)
     whole_number("max_iterations", max_iterations)
     tolerance = number("tolerance", tolerance)
     p, k = kalman.config["n_measurements"], kalman.config["n_known"]
@@ -113,7 +111,7 @@ def fit_em(
     history.append(kalman._proper(smoothed.log_likelihood))
     for _ in range(max_iterations):
         with np.errstate(all="ignore"):
-            kalman = _maximized(kalman, smoothed, measured, known, frozenset(learn))
+            kalman = _maximized(kalman, smoothed, measured, known, learned)
         smoothed = kalman.smooth(measured, known)
         history.append(kalman._proper(smoothed.log_likelihood))
         if history[-1] - history[-2] < tolerance * (1 + abs(history[-1])):

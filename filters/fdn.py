@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from rnndsp._checks import generator, whole_number
+from rnndsp._checks import choice, generator, number, reals, whole_number, whole_numbers
 from rnndsp.errors import ParameterError
 from rnndsp.statespace import DelayStateSpace
 
@@ -55,9 +55,7 @@ def orthogonal_matrix(n: int, kind: str = "householder", *, seed: int | np.rando
     simulator" (nested allpasses). S. J. Schlecht (2020), "FDNTB: the feedback delay network toolbox".
     """
     n = whole_number("n", n)
-    if kind not in _GALLERY:
-        raise ParameterError(f"{kind=}: choose one of {sorted(_GALLERY)}")
-    return np.asarray(_GALLERY[kind](n, generator(seed)))
+    return np.asarray(_GALLERY[choice("kind", kind, _GALLERY)](n, generator(seed)))
 
 
 def _householder(n: int, rng: np.random.Generator) -> Real:
@@ -123,16 +121,30 @@ _GALLERY: dict[str, Callable[[int, np.random.Generator], Real]] = {
 
 def require_orthogonal(U: ArrayLike) -> NDArray[np.float64]:
     """The matrix, or a :class:`ParameterError` that says by how much it is not orthogonal."""
-    given = np.asarray(U)
-    if given.dtype.kind not in "fiub":
-        raise ParameterError(f"an orthogonal matrix is of real numbers, not {given.dtype}")
-    matrix = given.astype(np.float64)
+    matrix = reals("matrix", U)
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
         raise ParameterError(f"an orthogonal matrix is square, not of shape {matrix.shape}")
     error = np.max(np.abs(matrix @ matrix.T - np.eye(len(matrix))), initial=0)
     if not error <= ORTHOGONAL:
         raise ParameterError(f"the matrix is not orthogonal: U U^T differs from the identity by {error:.3g}")
     return matrix
+
+
+def lines_and_matrix(
+    delays: Sequence[int] | NDArray[np.integer], matrix: str | ArrayLike, seed: int | np.random.Generator
+) -> tuple[NDArray[np.int64], Real]:
+    """Lengths of delay lines, and the orthogonal matrix that closes their loop: a kind of it, or the matrix itself."""
+    m = whole_numbers("delays", delays)
+    U = orthogonal_matrix(m.size, matrix, seed=seed) if isinstance(matrix, str) else require_orthogonal(matrix)
+    if len(U) != m.size:
+        raise ParameterError(f"{m.size} delays and a matrix of shape {U.shape} do not fit: it has a row for each line")
+    return m, U
+
+
+def sign_gains(n: int, n_channels: int, rng: np.random.Generator) -> tuple[Real, Real]:
+    """B and C with which each channel drives and hears every line, signs telling the channels apart."""
+    n_channels = whole_number("n_channels", n_channels)
+    return rng.choice([-1.0, 1.0], (n, n_channels)) / np.sqrt(n), rng.choice([-1.0, 1.0], (n_channels, n))
 
 
 class FeedbackDelayNetwork(DelayStateSpace):
@@ -191,22 +203,16 @@ class FeedbackDelayNetwork(DelayStateSpace):
         wet: float = 1.0,
         seed: int | np.random.Generator = 0,
     ) -> None:
-        if not (0 < t60_s < np.inf and 0 < sample_rate < np.inf):
-            raise ParameterError(f"{t60_s=} and {sample_rate=} must be positive and finite")
+        if not (number("t60_s", t60_s) > 0 and number("sample_rate", sample_rate) > 0):
+            raise ParameterError(f"{t60_s=} and {sample_rate=} must be positive")
         rng = generator(seed)
-        m = np.asarray(delays)
-        U = orthogonal_matrix(m.size, matrix, seed=rng) if isinstance(matrix, str) else require_orthogonal(matrix)
-        if m.ndim != 1 or len(U) != m.size:
-            raise ParameterError(f"{m.size} delays of shape {m.shape} and a matrix of shape {U.shape} do not fit")
-        if m.min() < 1:
-            raise ParameterError(f"{delays=}: every delay must be at least 1 sample")
+        m, U = lines_and_matrix(delays, matrix, rng)
         decay = 10 ** (-3 * m / (sample_rate * t60_s))
-        # each channel drives and hears every line, with signs that tell the channels apart
-        B = rng.choice([-1.0, 1.0], (m.size, n_channels)) / np.sqrt(m.size)
-        C = rng.choice([-1.0, 1.0], (n_channels, m.size)) * decay
+        B, signs = sign_gains(m.size, n_channels, rng)
         # the mean energy of a response: what B sends in, over what is lost in the average line
         kept = np.mean(decay**2)
         if not 0 < kept < 1:
             raise ParameterError(f"{t60_s=} is beyond double precision for delays from {m.min()} to {m.max()} samples")
         energy = n_channels * kept / (1 - kept)
-        super().__init__(U * decay, B, wet * C / np.sqrt(energy), dry * np.eye(n_channels), m, sample_rate=sample_rate)
+        C = number("wet", wet) * (signs * decay) / np.sqrt(energy)
+        super().__init__(U * decay, B, C, number("dry", dry) * np.eye(n_channels), m, sample_rate=sample_rate)

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from rnndsp._checks import number, whole_number
+from rnndsp._checks import number, reals, require_filter, whole_number
 from rnndsp._jit import kernel
 from rnndsp.composition import Feedback, Series
 from rnndsp.errors import ParameterError
 from rnndsp.filter import Filter
-from rnndsp.filters.adaptive import rls_gain
+from rnndsp.filters.adaptive import rls_gain, rls_rows, rls_tiles
 from rnndsp.filters.dense import Dense
 from rnndsp.state import State
 from rnndsp.statespace import DENSE_LIMIT
@@ -22,12 +22,12 @@ __all__ = ["ForceFit", "force_train"]
 
 
 @kernel
-def _learn(h: Any, errors: Any, W: Any, U: Any, D: Any, b: Any, f: Any) -> None:
+def _learn(errors: Any, W: Any, phi: Any, U: Any, D: Any, b: Any, f: Any, alpha: Any) -> None:
     """One step of recursive least squares for all rows of W, which share their covariance."""
-    alpha = rls_gain(h, U, D, 1.0, np.inf, b, f)
+    denominator = rls_gain(phi, U, D, 1.0, np.inf, b, f, alpha)
     for i in range(len(W)):
-        g = errors[i] / alpha
-        for j in range(h.size):
+        g = errors[i] / denominator
+        for j in range(W.shape[1]):
             W[i, j] += g * b[j]
 
 
@@ -95,12 +95,11 @@ def force_train(cell: Filter, target: ArrayLike, *, alpha: float = 1.0, every: i
     ----------
     D. Sussillo, L. F. Abbott (2009), "Generating coherent patterns of activity from chaotic neural networks".
     """
-    d = np.asarray(target)
-    if d.dtype.kind not in "fiu" or d.ndim not in (1, 2) or not np.isfinite(d).all():
-        raise ParameterError(
-            f"the target, {d.dtype} of shape {d.shape}, must be (n_frames, n_channels) of finite numbers"
-        )
-    d = (d if d.ndim == 2 else d[:, None]).astype(np.float64)
+    require_filter(cell)
+    d = reals("target", target)
+    if d.ndim not in (1, 2) or not np.isfinite(d).all():
+        raise ParameterError(f"the target, of shape {d.shape}, must be (n_frames, n_channels) of finite numbers")
+    d = d if d.ndim == 2 else d[:, None]
     alpha, every = number("alpha", alpha), whole_number("every", every)
     if alpha <= 0:
         raise ParameterError(f"{alpha=} must be positive")
@@ -114,8 +113,9 @@ def force_train(cell: Filter, target: ArrayLike, *, alpha: float = 1.0, every: i
         )
     if n > DENSE_LIMIT:
         raise ParameterError(f"the cell has {n} outputs, more than {DENSE_LIMIT}: their covariance would be too large")
-    W, U, D = np.zeros((p, n)), np.zeros(n * (n - 1) // 2), np.full(n, 1 / alpha)
-    b, f = np.zeros((2, n))
+    W, U = np.zeros((p, n)), rls_tiles(n)
+    phi, D, *work = rls_rows(n)
+    D[:n] = 1 / alpha
     errors, stream = np.zeros(d.shape), cell.stream(dtype=np.float64)
     stream.process(d[: settle - 1])
     z = d[settle - 1 : settle]
@@ -125,7 +125,8 @@ def force_train(cell: Filter, target: ArrayLike, *, alpha: float = 1.0, every: i
             z = (W @ h)[None]
             errors[t] = d[t] - z[0]
             if t % every == 0:
-                _learn(h, errors[t], W, U, D, b, f)
+                phi[:n] = h
+                _learn(errors[t], W, phi, U, D, *work)
     readout = Dense(n, p).replace(W=W)
     # the loop of a linear cell is to keep oscillating
     generator = Feedback(cell >> readout, delay=1, allow_unstable=True)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from rnndsp._checks import whole_number
+from rnndsp._checks import real_array, reals, whole_number
 from rnndsp._intervals import Interval
 from rnndsp._jit import kernel
 from rnndsp._tangents import Jacobians
@@ -92,9 +92,9 @@ class Shaper(Filter):
     """
 
     def __init__(self, x: ArrayLike, y: ArrayLike, *, sample_rate: float | None = None) -> None:
-        knots, values = (np.atleast_2d(np.asarray(v)) for v in (x, y))
+        knots, values = (np.atleast_2d(real_array(*v)) for v in (("x", x), ("y", y)))
         if knots.ndim != 2 or knots.shape != values.shape:
-            raise ParameterError(f"x has shape {np.shape(x)} and y {np.shape(y)}: both are (n_channels, n_knots)")
+            raise ParameterError(f"x has shape {knots.shape} and y {values.shape}: both are (n_channels, n_knots)")
         config = dict(zip(("n_channels", "n_knots"), knots.shape, strict=True))
         super().__init__(config, {"x": knots, "y": values}, sample_rate=sample_rate)
 
@@ -276,7 +276,7 @@ def fit_hammerstein_wiener(
     n_poles, n_zeros = whole_number("n_poles", n_poles, least=0), whole_number("n_zeros", n_zeros, least=0)
     delay, max_steps = whole_number("delay", delay, least=0), whole_number("max_steps", max_steps)
     x_knots = _knots("knots_in", knots_in, u)
-    n_f, n_g = x_knots.size, knots_out if isinstance(knots_out, int) else np.size(knots_out)
+    n_f, n_g = x_knots.size, knots_out if isinstance(knots_out, int) else reals("knots_out", knots_out).size
     least = delay + 2 * n_poles + (max(n_f, 1) + 1) * (n_zeros + 1) + n_g
     if u.size < least:
         raise ParameterError(f"{u.size} frames are too few for so many coefficients: at least {least} are needed")
@@ -337,10 +337,10 @@ def fit_hammerstein_wiener(
 
 
 def _one_channel(name: str, value: ArrayLike) -> Real:
-    array = np.asarray(value)
-    if array.dtype.kind not in "fiu" or array.ndim != 1 or not np.all(np.abs(array) <= LOUDEST):
+    array = reals(name, value)
+    if array.ndim != 1 or not np.all(np.abs(array) <= LOUDEST):
         raise ParameterError(f"{name} must be one channel, (n_frames,), of finite numbers up to {LOUDEST:g}")
-    return array.astype(np.float64)
+    return array
 
 
 def _knots(name: str, knots: int | ArrayLike, signal: Real) -> Real:
@@ -349,14 +349,16 @@ def _knots(name: str, knots: int | ArrayLike, signal: Real) -> Real:
         if knots == 0:
             return np.zeros(0)
         n = whole_number(name, knots, least=2)
+        if n > signal.size:
+            raise ParameterError(f"{name}={n}: more knots than the {signal.size} frames there are")
         low, high = float(signal.min()), float(signal.max())
         if not low < high:
             raise ParameterError(f"{name}: what enters the curve does not change, so nothing can be said of it")
         return np.linspace(low, high, n)
-    array = np.asarray(knots)
-    if array.dtype.kind not in "fiu" or array.ndim != 1 or array.size < 2 or not np.all(np.diff(array) > 0):
+    array = reals(name, knots)
+    if array.ndim != 1 or array.size < 2 or not (np.isfinite(array).all() and np.all(np.diff(array) > 0)):
         raise ParameterError(f"{name}={knots!r}: a number of knots, or at least two rising ones")
-    return array.astype(np.float64)
+    return array
 
 
 def _hats(u: Real, knots: Real) -> Real:

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from rnndsp._checks import whole_number
+from rnndsp._checks import choice, reals, whole_number
 from rnndsp._jit import inline, kernel
+from rnndsp._tangents import Jacobians, by_adjoint
 from rnndsp.activations import flush
 from rnndsp.errors import NonFiniteError, ParameterError
 from rnndsp.filter import Filter
@@ -466,7 +467,7 @@ class KalmanFilter(Filter):
                 "D": D,
                 "Q_factor": Q_factor,
                 "R_factor": covariance_factor("measurement_noise", measurement_noise, p),
-                "mean": np.zeros(n) if mean is None else _real("mean", mean),
+                "mean": np.zeros(n) if mean is None else reals("mean", mean),
                 "P_factor": covariance_factor("covariance", covariance, n),
             },
             sample_rate=model.sample_rate,
@@ -477,11 +478,7 @@ class KalmanFilter(Filter):
         n = whole_number("order", self.config["order"])
         p = whole_number("n_measurements", self.config["n_measurements"])
         self.n_inputs = p + whole_number("n_known", self.config["n_known"], least=0)
-        output, form = self.config["output"], self.config["form"]
-        if output not in OUTPUTS:
-            raise ParameterError(f"{output=} is unknown; choose one of {OUTPUTS}")
-        if form not in FORMS:
-            raise ParameterError(f"{form=} is unknown; choose one of {FORMS}")
+        output, form = choice("output", self.config["output"], OUTPUTS), choice("form", self.config["form"], FORMS)
         self.n_outputs = n if output == "state" else p
         self.fields = (Field("mean", (n,)), Field("factor" if form == "square_root" else "covariance", (n, n)))
 
@@ -676,13 +673,13 @@ class KalmanFilter(Filter):
         return du.astype(u.dtype), initial.astype(dx.dtype), {**params, **found}
 
     def _linearize(self, state: State, u: NDArray[Any]) -> DelayStateSpace:
-        # one voice for each row of the Jacobian
-        n, p = state.size, self.n_outputs
-        many = self.rest_state((n + p,)).unravel(np.tile(state.ravel(), (n + p, 1)))
-        _, memory = self._record(np.tile(np.asarray(u, np.float64), (n + p, 1, 1)), many)
-        rows = np.eye(n + p)
-        du, dx, _ = self._adjoint(memory, rows[:, None, n:], rows[:, :n])
-        return StateSpace(dx[:n], du[:n, 0], dx[n:], du[n:, 0], sample_rate=self.sample_rate)
+        found = by_adjoint(self, u[None], state.ravel()[None], state)
+        return StateSpace(*(matrices[0] for matrices in found), sample_rate=self.sample_rate)
+
+    def _jacobians(self, u: NDArray[Any], state: State) -> Jacobians:
+        y, (_, tape, _) = self._record(u[None], state)
+        state.index += len(u)
+        return Jacobians(*by_adjoint(self, u, tape[0, :, : state.size], state), np.ones(state.size, np.int64), y[0])
 
     # ---- what is asked of a whole series
 
@@ -703,12 +700,11 @@ class KalmanFilter(Filter):
         ParameterError
             Shapes that do not fit, infinity, covariances too many to keep.
         NonFiniteError
-            An unstable model that was left unmeasured until it blew up.
+            An unstable model that was left unmeasured until it blew up, or a measurement so far from what was expected
+            that its log density is beyond all floats.
         """
         n, p = self.config["order"], self.config["n_measurements"]
-        signal, here = self._measured(y, u, state, 4 * n * n)
-        tape, notes = np.empty((*signal.shape[:2], 2 * (n + n * n))), np.empty((*signal.shape[:2], p + 1))
-        self._go(signal, here, tape, notes)
+        _, here, tape, notes = self._go(y, u, state, 4 * n * n)
         before, after = tape[0, :, : n + n * n], tape[0, :, n + n * n :]
         with np.errstate(all="ignore"):
             P, P_after = self._spread(before[:, n:]), self._spread(after[:, n:])
@@ -739,9 +735,7 @@ class KalmanFilter(Filter):
         ParameterError, NonFiniteError
             As in :meth:`filter`; or a measurement that has no variance, given those before it.
         """
-        signal, here = self._measured(y, u, state, 1)
-        notes = np.empty((*signal.shape[:2], self.config["n_measurements"] + 1))
-        self._go(signal, here, np.empty((1, 1, 0)), notes)
+        *_, notes = self._go(y, u, state, 1, taped=False)
         return self._proper(float(np.sum(notes[0, :, -1])))
 
     def gradient(self, y: ArrayLike, u: ArrayLike | None = None) -> dict[str, Real]:
@@ -770,9 +764,7 @@ class KalmanFilter(Filter):
         1992, "Exact score for time series models in state space form").
         """
         n, p = self.config["order"], self.config["n_measurements"]
-        signal, here = self._measured(y, u, None, 12 * n * n + 4 * p * p)
-        tape, notes = np.empty((*signal.shape[:2], 2 * (n + n * n))), np.empty((*signal.shape[:2], p + 1))
-        self._go(signal, here, tape, notes)
+        signal, _, tape, notes = self._go(y, u, None, 12 * n * n + 4 * p * p)
         self._proper(float(np.sum(notes[0, :, p])))
         nothing = np.zeros((1, signal.shape[1], self.n_outputs))
         with np.errstate(all="ignore"):
@@ -818,8 +810,6 @@ class KalmanFilter(Filter):
             means[t] += J[t] @ (means[t + 1] - done.predicted_means[t + 1])
             covariances[t] = own[t] + J[t] @ covariances[t + 1] @ J[t].T
         covariances = 0.5 * (covariances + turned(covariances))
-        if done.log_likelihood == -np.inf:
-            self._proper(done.log_likelihood)
         return SmoothedStates(means, covariances, covariances[1:] @ turned(J), done.log_likelihood)
 
     def steady_state(self) -> SteadyState:
@@ -858,35 +848,41 @@ class KalmanFilter(Filter):
         )
         return SteadyState(space, K, P, S)
 
-    def _measured(self, y: ArrayLike, u: ArrayLike | None, state: State | None, per_frame: int) -> tuple[Real, State]:
-        p, k = self.config["n_measurements"], self.config["n_known"]
-        signal = joined_frames(y, u, p, k)
-        if len(signal) * per_frame > MAX_TABLE:
+    def _go(
+        self, y: ArrayLike, u: ArrayLike | None, state: State | None, per_frame: int, taped: bool = True
+    ) -> tuple[Real, State, Real, Real]:
+        """Through a series: the checked signal, the state after it, and tape and notes of :func:`_forward`."""
+        n, p, k = (self.config[name] for name in ("order", "n_measurements", "n_known"))
+        signal = joined_frames(y, u, p, k)[None]
+        if signal.shape[1] * per_frame > MAX_TABLE:
             raise ParameterError(
-                f"{len(signal)} frames of covariances are too many to keep; go piece by piece from filtered.state"
+                f"{signal.shape[1]} frames of covariances are too many to keep; go piece by piece from filtered.state"
             )
-        return signal[None], self._start(state, (), np.dtype(np.float64))
-
-    def _go(self, signal: Real, state: State, tape: Real, notes: Real) -> None:
+        state = self._start(state, (), np.dtype(np.float64))
+        tape = np.empty((*signal.shape[:2], 2 * (n + n * n) if taped else 0))
+        notes = np.empty((*signal.shape[:2], p + 1))
         with np.errstate(all="ignore"):
             self._pass(signal, state, np.empty((*signal.shape[:2], self.n_outputs)), tape, notes)
+            log_likelihood = np.sum(notes[..., p])
         state.index += signal.shape[1]
         state.forget_workspaces()
-        bad = ~np.isfinite(notes[0, :, :-1]) & ~np.isnan(signal[0, :, : notes.shape[2] - 1])
+        bad = ~np.isfinite(notes[..., :p]) & ~np.isnan(signal[..., :p])
         if np.any(bad) or np.isnan(notes[..., -1]).any() or not np.isfinite(state.vector).all():
             raise NonFiniteError(_BLEW_UP)
+        if not log_likelihood > -np.inf:
+            raise NonFiniteError(_OUT_OF_REACH)
+        return signal, state, tape, notes
 
     def _proper(self, log_likelihood: float) -> float:
         if log_likelihood == np.inf:
             raise ParameterError(
                 "a measurement has no variance, given those before it, and so no likelihood; give measurement_noise > 0"
             )
-        if not np.isfinite(log_likelihood):
-            raise NonFiniteError("the likelihood leaves the range of floats: scale the measurements")
         return log_likelihood
 
 
 _BLEW_UP = "the estimate blew up: the model is unstable, and too little of it is measured"
+_OUT_OF_REACH = "the likelihood leaves the range of floats: scale the measurements, or give a larger noise"
 _NO_STEADY_STATE = "each unstable mode must be measured, each mode on the unit circle measured and driven by noise"
 
 
@@ -902,23 +898,13 @@ def pseudo_inverse(covariances: Real) -> Real:
     return np.asarray(np.linalg.pinv(covariances / size, rcond=1e-15 * covariances.shape[-1], hermitian=True) / size)
 
 
-def _real(name: str, value: Any) -> Real:
-    try:
-        array = np.asarray(value)
-        if np.iscomplexobj(array):
-            raise TypeError
-        return array.astype(np.float64)
-    except (TypeError, ValueError):
-        raise ParameterError(f"{name} is no array of real numbers") from None
-
-
 def joined_frames(y: ArrayLike, u: ArrayLike | None, p: int, k: int) -> Real:
     """Measurements, NaN where they are missing, and known inputs as the channels of one signal."""
-    measured = _real("y", y)
+    measured = reals("y", y)
     measured = measured[:, None] if measured.ndim == 1 and p == 1 else measured
     if measured.ndim != 2 or measured.shape[1] != p:
         raise ParameterError(f"y has shape {measured.shape}: give one series, (n_frames, {p})")
-    known = np.zeros((len(measured), k)) if u is None else _real("u", u)
+    known = np.zeros((len(measured), k)) if u is None else reals("u", u)
     known = known[:, None] if known.ndim == 1 and k == 1 else known
     if known.shape != (len(measured), k):
         raise ParameterError(f"u has shape {known.shape}, must have {(len(measured), k)}")
@@ -931,7 +917,7 @@ def joined_frames(y: ArrayLike, u: ArrayLike | None, p: int, k: int) -> Real:
 
 def covariance_factor(name: str, value: ArrayLike, n: int) -> Real:
     """Lower triangular G with G G^T a covariance of n variables; a number or n variances stand for a diagonal one."""
-    matrix = _real(name, value)
+    matrix = reals(name, value)
     if matrix.ndim == 0:
         matrix = matrix * np.eye(n)
     elif matrix.shape == (n,):
@@ -973,6 +959,3 @@ def _stationary(A: Real, Q: Real) -> Real:
         warnings.simplefilter("ignore")  # a pole close to the circle has a huge covariance, not a wrong one
         P = np.asarray(solve_discrete_lyapunov(A, Q), np.float64)
         return 0.5 * (P + P.T)
-
-
-# ---- expectation maximization

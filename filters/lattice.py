@@ -9,13 +9,13 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from rnndsp._checks import number, whole_number
+from rnndsp._checks import number, real_array, reals, whole_number
+from rnndsp._conversions import points
 from rnndsp._jit import kernel
 from rnndsp.activations import flush
 from rnndsp.errors import ParameterError
 from rnndsp.filter import Control, Filter
 from rnndsp.filters._modulated import Modulated
-from rnndsp.filters.sections import TransferFunction
 from rnndsp.stability import Boundedness
 from rnndsp.state import Field, State
 
@@ -49,8 +49,8 @@ def step_down(a: ArrayLike) -> Real:
     ParameterError
         A root on or outside the unit circle, or so near to it that rounding puts it there; NaN, infinity, a[0] = 0.
     """
-    rest = np.asarray(a)
-    if rest.dtype.kind not in "fiub" or rest.ndim != 1 or not rest.size or not np.isfinite(rest).all() or not rest[0]:
+    rest = real_array("a", a)
+    if rest.ndim != 1 or not rest.size or not np.isfinite(rest).all() or not rest[0]:
         raise ParameterError(f"a={a!r} must be finite real coefficients with a[0] other than zero")
     k: Real = -reflections(-rest[1:] / np.float64(rest[0]))
     outside = np.flatnonzero(~(np.abs(k) < 1))
@@ -88,8 +88,10 @@ def step_up(k: ArrayLike) -> list[Real]:
     list of n + 1 ndarrays
         The i-th of shape (i + 1,), rising powers of 1/z, its first coefficient 1; its last one is k_i.
     """
-    polynomials = [np.ones(1)]
-    for each in np.asarray(k, np.float64):
+    coefficients, polynomials = reals("k", k), [np.ones(1)]
+    if coefficients.ndim != 1:
+        raise ParameterError(f"k has shape {coefficients.shape}, must be one-dimensional")
+    for each in coefficients:
         a = np.append(polynomials[-1], 0.0)
         polynomials.append(a + each * a[::-1])
     return polynomials
@@ -234,14 +236,16 @@ class Lattice(Modulated):
         k_max: float = 0.9999,
         sample_rate: float | None = None,
     ) -> None:
-        coefficients = np.asarray(k)
-        if coefficients.dtype.kind not in "fiub" or coefficients.ndim != 1 or not coefficients.size:
+        coefficients = real_array("k", k)
+        if coefficients.ndim != 1 or not coefficients.size:
             raise ParameterError(f"k={k!r} must be one-dimensional real reflection coefficients, at least one")
         _require_inside(coefficients)
+        if not isinstance(modulated, bool):
+            raise ParameterError(f"{modulated=} must be True or False")
         if taps is None:
             taps = np.eye(1, coefficients.size + 1)[0] / _cosines(coefficients.astype(np.float64)).prod()
         config: dict[str, Any] = {"order": coefficients.size}
-        params = {"taps": taps}
+        params = {"taps": real_array("taps", taps)}
         if modulated:
             config |= {"k": tuple(coefficients.tolist()), "k_max": k_max}
         else:
@@ -289,8 +293,8 @@ class Lattice(Modulated):
         ParameterError
             A root of a that is not within the unit circle, a numerator longer than the denominator.
         """
-        k, rest = step_down(a), np.asarray(b)
-        if rest.dtype.kind not in "fiub" or rest.ndim != 1 or not 1 <= rest.size <= k.size + 1:
+        k, rest = step_down(a), reals("b", b)
+        if rest.ndim != 1 or not 1 <= rest.size <= k.size + 1:
             raise ParameterError(f"b has shape {rest.shape}, must be 1 to {k.size + 1} real coefficients: fill a up")
         rest = np.pad(rest / np.float64(np.asarray(a)[0]), (0, k.size + 1 - rest.size))
         taps, gains = np.empty(k.size + 1), _gains(k)
@@ -311,9 +315,9 @@ class Lattice(Modulated):
             A pole on or outside the unit circle, or without its conjugate; poles so close together that by way of a
             polynomial one would miss its place by more than 1 % of its distance to the unit circle.
         """
-        p = np.asarray(poles)
-        if p.ndim != 1 or not p.size or p.dtype.kind not in "fiubc" or not np.isfinite(p).all():
-            raise ParameterError(f"poles={poles!r} must be a one-dimensional array of finite numbers")
+        p = points("poles", poles)
+        if not p.size:
+            raise ParameterError("no poles: a lattice has at least one")
         if np.abs(p).max() >= 1:
             raise ParameterError(f"a pole at radius {np.abs(p).max():.9g}: all must lie within the unit circle")
         a = np.poly(p)
@@ -346,13 +350,6 @@ class Lattice(Modulated):
     def k(self) -> Real:
         """The reflection coefficients, the defaults where they are controls."""
         return np.array([c.default for c in self.controls]) if self.controls else self._own["k"].astype(np.float64)
-
-    def to_transfer_function(self) -> TransferFunction:
-        """The same filter in direct form, at the defaults of the controls: do not modulate that."""
-        polynomials = step_up(self.k)
-        terms = zip(self._own["taps"] * _gains(self.k), polynomials, strict=True)
-        b = sum(np.pad(v * polynomial[::-1], (0, self.order + 1 - polynomial.size)) for v, polynomial in terms)
-        return TransferFunction(b, polynomials[-1], sample_rate=self.sample_rate)
 
     def _table(self) -> Real:
         return np.stack([self.k, _cosines(self.k)])

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rnndsp import formats
+from rnndsp._checks import number, whole_number
 from rnndsp.composition import Feedback, Parallel, Series, Stack
 from rnndsp.errors import ParameterError
 from rnndsp.filter import Filter
@@ -110,10 +111,8 @@ def echo(
 
 
 def reverb(sample_rate: float, n_channels: int, *, preset: str = "hall", **settings: Any) -> Filter:
-    """a room to turn on: what is not set is the preset's, of room, chamber, hall, plate or cathedral"""
-    if n_channels <= 2:
-        return Reverb(preset, sample_rate=sample_rate, n_channels=n_channels, **settings)
-    return Stack(*[Reverb(preset, sample_rate=sample_rate, n_channels=1, **settings)] * n_channels)
+    """a room; what is not set is of the preset room, chamber, hall, plate or cathedral; t60_s and mix are controls"""
+    return Reverb(preset, sample_rate=sample_rate, n_channels=n_channels, **settings)
 
 
 def overdrive(sample_rate: float, n_channels: int, *, drive: float = 0.5) -> Filter:
@@ -175,8 +174,11 @@ def named(spec: str, *, sample_rate: float, n_channels: int = 1) -> Filter:
     >>> named("lowpass:cutoff_hz=4000,order=4+echo", sample_rate=48000).children[0].n_states
     4
     """
-    if not 0 < sample_rate < np.inf or n_channels < 1:
-        raise ParameterError(f"{sample_rate=} must be a positive number of Hz, {n_channels=} at least 1")
+    if not isinstance(spec, str):
+        raise ParameterError(f"{spec=} must be a text such as 'lowpass:cutoff_hz=4000,order=4+echo'")
+    if not number("sample_rate", sample_rate) > 0:
+        raise ParameterError(f"{sample_rate=} must be a positive number of Hz")
+    n_channels = whole_number("n_channels", n_channels)
     # a plus before a digit belongs to a number, 1e+3; one in the name of a file that exists to it
     texts = [spec] if _is_file(spec) else re.split(r"\+(?!\d)", spec)
     links = [_link(text.strip(), sample_rate, n_channels) for text in texts]

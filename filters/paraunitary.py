@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from rnndsp._checks import generator, whole_number
+from rnndsp._checks import generator, real_array, reals, whole_number
 from rnndsp.errors import ParameterError
 from rnndsp.filters.fdn import orthogonal_matrix, require_orthogonal
 from rnndsp.response import impulse_response
@@ -73,7 +73,7 @@ class ParaunitaryFIR(DelayStateSpace):
         seed: int | np.random.Generator = 0,
         sample_rate: float | None = None,
     ) -> None:
-        v = np.asarray(vectors, np.float64)
+        v = reals("vectors", vectors)
         if v.ndim != 2 or not v.shape[1]:
             raise ParameterError(f"vectors of shape {v.shape}: give one a row, (n_blocks, n_channels)")
         n = v.shape[1]
@@ -86,7 +86,7 @@ class ParaunitaryFIR(DelayStateSpace):
             first = orthogonal_matrix(n, matrix, seed=seed) if isinstance(matrix, str) else require_orthogonal(matrix)
         if len(first) != n:
             raise ParameterError(f"vectors of {n} channels and a matrix of shape {first.shape} do not fit")
-        m = np.asarray(delays)
+        m = real_array("delays", delays)
         if m.shape not in ((), (len(v),)):
             raise ParameterError(f"{len(v)} vectors and delays of shape {m.shape}: give one delay, or one a vector")
         blocks = (_block(w, d) for w, d in zip(v / length[:, None], np.broadcast_to(m, len(v)), strict=True))

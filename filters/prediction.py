@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from rnndsp._checks import whole_number
+from rnndsp._checks import choice, number, reals, whole_number
 from rnndsp.errors import ParameterError
 from rnndsp.filters.lattice import Lattice, step_down, step_up
 from rnndsp.filters.sections import TransferFunction
@@ -81,7 +81,9 @@ class LinearPrediction:
         -------
         ndarray, shape of ``frequency``
         """
-        cycles = np.asarray(frequency, np.float64) / (self.sample_rate or 1.0)
+        cycles = reals("frequency", frequency) / (self.sample_rate or 1.0)
+        if not np.isfinite(cycles).all():
+            raise ParameterError("frequency holds NaN or infinity")
         response = np.polynomial.polynomial.polyval(np.exp(-2j * np.pi * cycles), self.a)
         with np.errstate(divide="ignore"):
             found: Real = self.error_power / np.abs(response) ** 2
@@ -144,20 +146,18 @@ def linear_prediction(
     >>> linear_prediction(x, 2, method="burg").k.round(2)
     array([-0.5,  0.8])
     """
-    signal = np.asarray(x)
+    signal = reals("x", x)
     p = whole_number("order", order)
-    if signal.dtype.kind not in "fiu" or signal.ndim != 1:
-        raise ParameterError(
-            f"x of shape {signal.shape} and dtype {signal.dtype} must be one channel of real numbers, shape (n_frames,)"
-        )
-    if method not in ("autocorrelation", "covariance", "burg"):
-        raise ParameterError(f"{method=} is unknown; choose 'autocorrelation', 'covariance' or 'burg'")
+    if signal.ndim != 1:
+        raise ParameterError(f"x of shape {signal.shape} must be one channel, shape (n_frames,)")
+    choice("method", method, ("autocorrelation", "covariance", "burg"))
+    if sample_rate is not None and not number("sample_rate", sample_rate) > 0:
+        raise ParameterError(f"{sample_rate=} must be a positive number of Hz, or None")
     if p > MAX_ORDER:
         raise ParameterError(f"{order=} is more than {MAX_ORDER}: what reaches so far back is no all-pole filter")
     least = 2 * p if method == "covariance" else p + 1
     if signal.size < least:
         raise ParameterError(f"x holds {signal.size} samples: {method} of order {p} needs at least {least}")
-    signal = signal.astype(np.float64)
     if not np.isfinite(signal).all():
         raise ParameterError("x holds NaN or infinity")
     level = np.abs(signal).max()

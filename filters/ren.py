@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from rnndsp._checks import generator, number, whole_number
+from rnndsp._checks import choice, generator, number, whole_number
 from rnndsp._jit import kernel
 from rnndsp._loops import batched, nones
 from rnndsp._mixing import add_product, affine
@@ -245,8 +245,7 @@ class REN(Filter):
         if self.gain_bound is not None and self.gain_bound <= 0:
             raise ParameterError(f"gain_bound={bound!r} must be positive, or None")
         activation = self.config["activation"]
-        if activation not in SLOPES:
-            raise ParameterError(f"{activation=} is unknown; choose one of {sorted(SLOPES)}")
+        choice("activation", activation, SLOPES)
         biased = any(np.any(self._own.get(name, 0)) for name in ("b_x", "b_v", "b_y"))
         self.is_linear = activation == "identity" and not biased
         self.fields = (Field("x", (whole_number("n_states", self.config["n_states"]),)),)

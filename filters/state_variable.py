@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rnndsp._checks import choice
 from rnndsp._jit import inline, kernel
 from rnndsp.activations import flush
 from rnndsp.errors import ParameterError
@@ -196,8 +197,7 @@ class StateVariable(Modulated):
     def _setup(self) -> None:
         self._no_children()
         kind, cutoff_hz, q = (self.config[name] for name in ("kind", "cutoff_hz", "q"))
-        if kind not in _KINDS:
-            raise ParameterError(f"{kind=} is unknown; choose one of {sorted(_KINDS)}")
+        choice("kind", kind, _KINDS)
         if self.sample_rate is None:
             raise ParameterError("sample_rate=None: a cutoff in Hz needs one")
         self.controls = (

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from rnndsp._checks import whole_number
+from rnndsp._checks import real_array, whole_number, whole_numbers
 from rnndsp._jit import kernel
 from rnndsp._vectors import aligned, fma, lanes, load, store
 from rnndsp.activations import flush
@@ -105,12 +105,9 @@ class Taps(Filter):
         *,
         sample_rate: float | None = None,
     ) -> None:
-        m, G = np.asarray(delays), np.asarray(gains)
-        if m.ndim != 1 or not np.issubdtype(m.dtype, np.integer) or G.ndim != 3 or not G.size or len(G) != m.size:
-            raise ParameterError(
-                f"delays of shape {m.shape} ({m.dtype}), gains of shape {G.shape}: give n whole numbers, and gains of "
-                "shape (n, n_outputs, n_inputs)"
-            )
+        m, G = whole_numbers("delays", delays, least=0), real_array("gains", gains)
+        if G.ndim != 3 or not G.size or len(G) != m.size:
+            raise ParameterError(f"gains of shape {G.shape} must be of shape ({m.size}, n_outputs, n_inputs)")
         config = {"delays": tuple(int(i) for i in m), "n_inputs": G.shape[2], "n_outputs": G.shape[1]}
         super().__init__(config, {"gains": G}, sample_rate=sample_rate)
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from rnndsp._checks import generator, number, whole_number
+from rnndsp._checks import generator, number, require_filter, whole_number
 from rnndsp.errors import NonFiniteError, ParameterError
 from rnndsp.filter import Filter
 from rnndsp.filters.kalman import MAX_TABLE, correct, covariance_factor, joined_frames, triangularize
@@ -19,6 +19,9 @@ __all__ = ["ParticlesTracked", "Tracked", "extended_kalman_filter", "particle_fi
 
 Controls = Mapping[str, ArrayLike]
 Real = NDArray[np.float64]
+
+# Products, of some 10 nanoseconds each: more than two minutes are refused.
+MAX_WORK = 1.2e10
 
 
 @dataclass(frozen=True)
@@ -88,9 +91,9 @@ def _task(
     state: State | None,
     covariance: ArrayLike,
     controls: Controls | None,
+    n_particles: int = 0,
 ) -> _Task:
-    if not isinstance(filt, Filter):
-        raise ParameterError(f"{filt!r} is no filter")
+    require_filter(filt)
     if filt.period > 1:
         raise ParameterError(
             f"{type(filt).__name__} works in frames of {filt.period} samples: track the filter inside of it"
@@ -103,6 +106,13 @@ def _task(
         raise ParameterError(
             f"covariances of {n} states at {len(signal)} frames are too many to keep; go piece by piece from "
             "tracked.state and tracked.covariance, or track a smaller filter"
+        )
+    work = min(len(signal) * (n_particles * n**2 or (n + p) ** 3), 10**300)
+    if work > MAX_WORK:
+        a_frame = "n_particles n_states²" if n_particles else "(n_states + n_outputs)³"
+        raise ParameterError(
+            f"{n} states and {p} outputs at {len(signal)} frames would take about {1e-8 * work:.2g} s, as {a_frame} "
+            "products a frame; track a smaller filter, or go piece by piece from tracked.state and tracked.covariance"
         )
     return _Task(
         filt,
@@ -141,6 +151,11 @@ def _corrected(
     if log_density == np.inf:
         raise ParameterError(
             f"the measurement at frame {t} has no variance, given those before it; give measurement_noise > 0"
+        )
+    if log_density == -np.inf:
+        raise NonFiniteError(
+            f"the measurement at frame {t} lies so far from what was expected that its log density is beyond all "
+            "floats: scale the measurements, or give a larger noise"
         )
     return x, G, log_density
 
@@ -193,10 +208,11 @@ def extended_kalman_filter(
     Raises
     ------
     ParameterError
-        Wrong shapes, covariances that are none, a filter in frames or without state, too many numbers; a measurement
-        without any variance.
+        Wrong shapes, covariances that are none, a filter in frames or without state, too many numbers, or states and
+        frames that would take more than two minutes; a measurement without any variance.
     NonFiniteError
-        The filter blows up at the estimated states.
+        The filter blows up at the estimated states, or a measurement lies so far from what was expected that its log
+        density is beyond all floats.
 
     Notes
     -----
@@ -362,7 +378,7 @@ def particle_filter(
     if not 0 <= resample_below <= 1:
         raise ParameterError(f"{resample_below=} must lie within [0, 1]")
     rng = generator(seed)
-    task = _task(filt, y, u, process_noise, measurement_noise, state, covariance, controls)
+    task = _task(filt, y, u, process_noise, measurement_noise, state, covariance, controls, n_particles)
     n = task.start.size
     if n_particles * n > MAX_TABLE:
         raise ParameterError(f"{n_particles=} of {n} states are too many")

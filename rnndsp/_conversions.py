@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from rnndsp._checks import number
+from rnndsp._checks import number, reals
 from rnndsp.errors import ParameterError
 
 __all__ = [
@@ -23,8 +23,8 @@ __all__ = [
     "ba_to_zpk",
     "from_control",
     "from_scipy",
+    "points",
     "polynomials",
-    "real",
     "rows_to_zpk",
     "section",
     "sections",
@@ -167,7 +167,7 @@ def _logarithms(rows: Iterable[Real], w: Real) -> tuple[float, Real]:
 
 def zpk_to_sos(z: ArrayLike, p: ArrayLike, k: float) -> Real:
     """Sections paired by scipy's ``zpk2sos``, the gain spread over them, latency in the numerators."""
-    zeros, poles = (_points(name, value) for name, value in (("z", z), ("p", p)))
+    zeros, poles = (points(name, value) for name, value in (("z", z), ("p", p)))
     gain, latency = number("k", k), poles.size - zeros.size
     if latency < 0:
         raise ParameterError(f"{-latency} more zeros than poles look ahead: a filter needs at least as many poles")
@@ -195,16 +195,16 @@ def zpk_to_sos(z: ArrayLike, p: ArrayLike, k: float) -> Real:
     return _spread(sos)
 
 
-def _smallest_real(points: NDArray[np.complex128]) -> tuple[float, NDArray[np.complex128]]:
+def _smallest_real(z: NDArray[np.complex128]) -> tuple[float, NDArray[np.complex128]]:
     """One of an odd number of points that pair up, and the others."""
-    is_real = np.abs(points.imag) <= 100 * EPS * np.abs(points)
+    is_real = np.abs(z.imag) <= 100 * EPS * np.abs(z)
     if not is_real.any():
         raise ParameterError("zeros and poles of a real filter come in conjugate pairs: an odd one is not real")
-    i = int(np.argmin(np.where(is_real, np.abs(points), np.inf)))
-    return float(points[i].real), np.delete(points, i)
+    i = int(np.argmin(np.where(is_real, np.abs(z), np.inf)))
+    return float(z[i].real), np.delete(z, i)
 
 
-def _points(name: str, value: ArrayLike) -> NDArray[np.complex128]:
+def points(name: str, value: ArrayLike) -> NDArray[np.complex128]:
     try:
         array = np.asarray(value).astype(np.complex128)
     except (TypeError, ValueError):
@@ -245,17 +245,9 @@ def section(b: Real, a: Real) -> Matrices:
     return A, (b[1:] - a * b[0])[:, None], np.eye(1, len(a)), b[:1, None]
 
 
-def real(name: str, value: ArrayLike) -> Real:
-    """``value`` as float64, or a :class:`ParameterError` that names it."""
-    array = np.asarray(value)
-    if array.dtype.kind not in "fiub":
-        raise ParameterError(f"{name} has dtype {array.dtype}; give real coefficients")
-    return array.astype(np.float64)
-
-
 def sections(sos: ArrayLike) -> Real:
     """Scipy's table of sections, divided by a0."""
-    table = real("sos", sos)
+    table = reals("sos", sos)
     if table.ndim != 2 or table.shape[1] != 6 or not len(table):
         raise ParameterError(f"sos has shape {table.shape}, must be (n_sections, 6): rows b0, b1, b2, a0, a1, a2")
     return np.hstack(_normalised(*np.split(table, 2, axis=1)))
@@ -263,7 +255,7 @@ def sections(sos: ArrayLike) -> Real:
 
 def polynomials(b: ArrayLike, a: ArrayLike) -> tuple[Real, Real]:
     """Numerator and denominator of equal length, divided by a0."""
-    coefficients = {"b": real("b", b), "a": real("a", a)}
+    coefficients = {"b": reals("b", b), "a": reals("a", a)}
     for name, value in coefficients.items():
         if value.ndim != 1 or not value.size:
             raise ParameterError(f"{name} has shape {value.shape}, must be one-dimensional and not empty")

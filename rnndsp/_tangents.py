@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Jacobians",
     "Tangents",
+    "by_adjoint",
     "feedback",
     "frame_by_frame",
     "in_turn",
@@ -178,6 +179,20 @@ def frame_by_frame(filt: Filter, u: Real, state: State) -> Jacobians:
             filt._process(u[None, t : t + 1], state, y[:, t : t + 1])
     A, B, C, D = (np.array([getattr(linear, name) for linear in found], np.float64) for name in "ABCD")
     return Jacobians(A, B, C, D, found[0].delays, y[0])
+
+
+def by_adjoint(filt: Filter, u: Real, states: Real, place: State) -> tuple[Real, Real, Real, Real]:
+    """A to D of :class:`Jacobians` at frames met in given states, one a row, laid out as ``place`` is.
+
+    By the adjoint of one frame, with a voice for every row of the matrices.
+    """
+    (n_frames, n), p = states.shape, filt.n_outputs
+    voices = place.unravel(np.repeat(states, n + p, axis=0))
+    _, memory = filt._record(np.repeat(u, n + p, axis=0)[:, None], voices)
+    rows = np.tile(np.eye(n + p), (n_frames, 1))
+    du, dx, _ = filt._adjoint(memory, np.ascontiguousarray(rows[:, None, n:]), np.ascontiguousarray(rows[:, :n]))
+    dx, du = dx.reshape(n_frames, n + p, n), du.reshape(n_frames, n + p, -1)[..., : filt.n_inputs]
+    return dx[:, :n], du[:, :n], dx[:, n:], du[:, n:]
 
 
 def series(first: Jacobians, second: Jacobians) -> Jacobians:

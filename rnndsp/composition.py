@@ -7,14 +7,14 @@ import operator
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import reduce
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rnndsp import _tangents, statespace
-from rnndsp._checks import whole_number
+from rnndsp._checks import number, require_filter, whole_number
 from rnndsp._intervals import Interval, hull
 from rnndsp._jit import kernel
 from rnndsp._tangents import Jacobians
@@ -36,9 +36,9 @@ from rnndsp.stability.verdicts import below_one
 from rnndsp.state import Field, State
 from rnndsp.statespace import DelayStateSpace
 
-__all__ = ["Feedback", "Knobs", "Latency", "Parallel", "Residual", "Series", "Stack"]
+__all__ = ["Crossfade", "Feedback", "Knobs", "Latency", "Parallel", "Residual", "Series", "Stack"]
 
-# Frames that a series hands on at a time: what is between its parts then stays in the cache, and small.
+# Frames that a composition hands on at a time: what is between its parts then stays in the cache, and small.
 CHUNK = 4096
 # Rounds in which bounds of what goes round a loop have to stop growing.
 LOOPS = 40
@@ -48,6 +48,20 @@ Params = dict[str, NDArray[Any]]
 Backward = tuple[NDArray[Any], NDArray[Any], Params]
 
 
+@kernel
+def _gather(full: Any, signal: Any, n: Any, u: Any, first: Any) -> None:
+    """The first ``n`` columns from ``signal``, the others from ``u``, there from column ``first`` on.
+
+    NumPy takes several times as long to copy rows that are so short.
+    """
+    for voice in range(full.shape[0]):
+        for t in range(full.shape[1]):
+            for i in range(n):
+                full[voice, t, i] = signal[voice, t, i]
+            for i in range(n, full.shape[2]):
+                full[voice, t, i] = u[voice, t, first + i - n]
+
+
 class _Composition(Filter):
     """What compositions share: handing each child its controls, and collecting its gradients."""
 
@@ -55,14 +69,33 @@ class _Composition(Filter):
         self.is_linear = all(child.is_linear for child in self.children)
         self.period = math.lcm(*(child.period for child in self.children))
 
+    def _advance(self, u: NDArray[Any], state: State, y: NDArray[Any]) -> None:
+        if u.shape[1] <= CHUNK:
+            self._hand_on(u, state, y)
+            return
+        for t in range(0, u.shape[1], CHUNK):
+            part = np.ascontiguousarray(u[:, t : t + CHUNK])
+            out = state.buffer("out", (*part.shape[:2], self.n_outputs), u.dtype)
+            self._hand_on(part, state, out)
+            y[:, t : t + CHUNK] = out
+
+    def _hand_on(self, u: NDArray[Any], state: State, y: NDArray[Any]) -> None:
+        """:meth:`_advance` for a piece that is not long."""
+        raise NotImplementedError
+
     def _inputs(self, u: NDArray[Any]) -> tuple[NDArray[Any], list[NDArray[Any]]]:
         """The signal, and the columns of controls of each child."""
-        columns, start = [], self.n_inputs
-        for child in self.children:
-            stop = start + len(child.controls)
-            columns.append(u[..., start:stop])
-            start = stop
-        return u[..., : self.n_inputs], columns
+        return u[..., : self.n_inputs], [u[..., columns] for columns in self._columns()]
+
+    def _fed(self, place: int, signal: NDArray[Any], u: NDArray[Any], state: State) -> NDArray[Any]:
+        """A child's kernel input: the first columns of ``signal``, and its controls from ``u``; both contiguous."""
+        n, columns = self.children[place].n_inputs, self._columns()[place]
+        n_columns = n + columns.stop - columns.start
+        if signal.shape[2] == n_columns == n:
+            return signal
+        full = state.buffer(("fed", place), (*u.shape[:2], n_columns), u.dtype)
+        _gather(full, signal, n, u, columns.start)
+        return full
 
     def _contraction(self) -> str | None:
         own = super()._contraction()
@@ -86,9 +119,14 @@ class _Composition(Filter):
         return np.inf
 
     def _columns(self) -> list[slice]:
-        """Where the controls of each child stand behind the inputs."""
-        ends = np.cumsum([self.n_inputs, *(len(child.controls) for child in self.children)])
-        return [slice(first, stop) for first, stop in pairwise(ends)]
+        """Where the controls of each child stand, behind the inputs and the own controls."""
+        found: list[slice] = self._derived("columns", self._count_columns)
+        return found
+
+    def _count_columns(self) -> list[slice]:
+        counts = [len(child.controls) for child in self.children]
+        first = self.n_inputs + len(self.controls) - sum(counts)
+        return [slice(*ends) for ends in pairwise(accumulate(counts, initial=first))]
 
     def _split(self, dx: NDArray[Any]) -> list[NDArray[Any]]:
         """Cut a flat state into the own part and one for each child."""
@@ -103,13 +141,6 @@ def _add(y: Any, part: Any) -> None:
         for t in range(y.shape[1]):
             for channel in range(y.shape[2]):
                 y[voice, t, channel] += part[voice, t, channel]
-
-
-def _part(f: Any) -> Filter:
-    """What is to be composed, or a :class:`ParameterError` where it is no filter."""
-    if not isinstance(f, Filter):
-        raise ParameterError(f"{f!r} is not a filter; a number goes in as rnndsp.gain(number)")
-    return f
 
 
 def _joined(signal: NDArray[Any], controls: NDArray[Any]) -> NDArray[Any]:
@@ -155,7 +186,7 @@ class Series(_Composition):
     """
 
     def __init__(self, *filters: Filter) -> None:
-        flat = [part for f in map(_part, filters) for part in (f.children if type(f) is Series else (f,))]
+        flat = [part for f in map(require_filter, filters) for part in (f.children if type(f) is Series else (f,))]
         super().__init__({}, {}, flat)
 
     def _setup(self) -> None:
@@ -171,22 +202,12 @@ class Series(_Composition):
         self.n_inputs, self.n_outputs = self.children[0].n_inputs, self.children[-1].n_outputs
         self.latency = sum(child.latency for child in self.children)
 
-    def _advance(self, u: NDArray[Any], state: State, y: NDArray[Any]) -> None:
-        if u.shape[1] <= CHUNK:
-            self._hand_on(u, state, y)
-            return
-        for t in range(0, u.shape[1], CHUNK):
-            part = np.ascontiguousarray(u[:, t : t + CHUNK])
-            out = state.buffer("out", (*part.shape[:2], self.n_outputs), u.dtype)
-            self._hand_on(part, state, out)
-            y[:, t : t + CHUNK] = out
-
     def _hand_on(self, u: NDArray[Any], state: State, y: NDArray[Any]) -> None:
-        signal, controls = self._inputs(u) if self.controls else (u, [])
+        signal = u
         n_voices, n_frames, _ = u.shape
         last = len(self.children) - 1
         for place, child in enumerate(self.children):
-            full = _joined(signal, controls[place]) if controls else signal
+            full = self._fed(place, signal, u, state)
             signal = y if place == last else state.buffer(place, (n_voices, n_frames, child.n_outputs), u.dtype)
             child._process(full, state.children[place], signal)
 
@@ -271,7 +292,7 @@ class Parallel(_Composition):
     """
 
     def __init__(self, *filters: Filter) -> None:
-        flat = [part for f in map(_part, filters) for part in (f.children if type(f) is Parallel else (f,))]
+        flat = [part for f in map(require_filter, filters) for part in (f.children if type(f) is Parallel else (f,))]
         super().__init__({}, {}, _aligned(flat))
 
     def _setup(self) -> None:
@@ -284,11 +305,10 @@ class Parallel(_Composition):
         ((self.n_inputs, self.n_outputs),) = shapes
         self.latency = self.children[0].latency
 
-    def _advance(self, u: NDArray[Any], state: State, y: NDArray[Any]) -> None:
-        signal, controls = self._inputs(u)
+    def _hand_on(self, u: NDArray[Any], state: State, y: NDArray[Any]) -> None:
         part = state.buffer("part", y.shape, y.dtype)
         for place, child in enumerate(self.children):
-            child._process(_joined(signal, controls[place]), state.children[place], part if place else y)
+            child._process(self._fed(place, u, u, state), state.children[place], part if place else y)
             if place:
                 _add(y, part)
 
@@ -378,7 +398,7 @@ class Stack(_Composition):
     """
 
     def __init__(self, *filters: Filter, shared: bool = False) -> None:
-        super().__init__({"shared": bool(shared)}, {}, _aligned([_part(f) for f in filters]))
+        super().__init__({"shared": bool(shared)}, {}, _aligned([require_filter(f) for f in filters]))
 
     def _setup(self) -> None:
         super()._setup()
@@ -495,7 +515,120 @@ class Residual(Parallel):
     """
 
     def __init__(self, inner: Filter) -> None:
-        super().__init__(statespace.gain(np.eye(_part(inner).n_inputs)), inner)
+        super().__init__(statespace.gain(np.eye(require_filter(inner).n_inputs)), inner)
+
+
+@kernel
+def _blend(y: Any, second: Any, u: Any, mix: Any) -> None:
+    """``y`` where the column ``mix`` of ``u`` is 0, ``second`` where it is 1."""
+    for voice in range(y.shape[0]):
+        for t in range(y.shape[1]):
+            share = u[voice, t, mix]
+            for channel in range(y.shape[2]):
+                y[voice, t, channel] = (1 - share) * y[voice, t, channel] + share * second[voice, t, channel]
+
+
+class Crossfade(Parallel):
+    r"""From one filter to another by a knob, both on the same input.
+
+    .. math:: y[t] = (1 - m[t])\,a(u)[t] + m[t]\,b(u)[t]
+
+    With ``rnndsp.gain(1.0)`` for a it is the dry/wet knob of an effect b.
+
+    Parameters
+    ----------
+    first, second : Filter
+        a and b, of equal numbers of inputs and of outputs. The one of less latency is delayed to match.
+    mix : float
+        Default of the control ``mix``, within 0 and 1.
+
+    Notes
+    -----
+    *Controls*: ``mix``, m, read at every sample; then those of both filters.
+
+    *State*: the filters' states in ``children``. *Latency*: the larger. *Stability*: that of both, however ``mix``
+    moves.
+
+    Raises
+    ------
+    ParameterError
+        A mix out of its range; channel counts, sample rates or control names that do not fit.
+    """
+
+    def __init__(self, first: Filter, second: Filter, *, mix: float = 0.5) -> None:
+        Filter.__init__(self, {"mix": mix}, {}, _aligned([require_filter(first), require_filter(second)]))
+
+    def _setup(self) -> None:
+        super()._setup()
+        if len(self.children) != 2:
+            raise ParameterError(f"{type(self).__name__} has two parts, not {len(self.children)}")
+        self.controls = (Control("mix", number("mix", self.config["mix"]), 0.0, 1.0),)
+        self.controls[0].check(self.controls[0].default)
+
+    def _shares(self, u: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+        """How much of each filter is heard, at every frame."""
+        mix = u[..., self.n_inputs, None]
+        return 1 - mix, mix
+
+    def _hand_on(self, u: NDArray[Any], state: State, y: NDArray[Any]) -> None:
+        second = state.buffer("part", y.shape, y.dtype)
+        for place, (child, out) in enumerate(zip(self.children, (y, second), strict=True)):
+            child._process(self._fed(place, u, u, state), state.children[place], out)
+        _blend(y, second, u, self.n_inputs)
+
+    def _record(self, u: NDArray[Any], state: State) -> tuple[NDArray[Any], Any]:
+        signal, controls = self._inputs(u)
+        (a, of_a), (b, of_b) = (
+            child._tape(_joined(signal, columns), inner)
+            for child, columns, inner in zip(self.children, controls, state.children, strict=True)
+        )
+        y = a.copy()
+        _blend(y, b, u, self.n_inputs)
+        return y, (u, (of_a, of_b), b - a)
+
+    def _adjoint(self, memory: Any, dy: NDArray[Any], dx: NDArray[Any]) -> Backward:
+        u, memories, apart = memory
+        parts = [dy * share for share in self._shares(u)]
+        sides = [
+            child._adjoint(inner, np.ascontiguousarray(part), own)
+            for child, inner, part, own in zip(self.children, memories, parts, self._split(dx)[1:], strict=True)
+        ]
+        n = self.n_inputs
+        total = sides[0][0][..., :n] + sides[1][0][..., :n]
+        dmix = np.sum(dy * apart, axis=-1, keepdims=True)
+        du = np.concatenate([total, dmix, *(du[..., n:] for du, _, _ in sides)], axis=-1)
+        return du, np.concatenate([dx for _, dx, _ in sides], axis=1), _prefixed([params for _, _, params in sides])
+
+    def _linearize(self, state: State, u: NDArray[Any]) -> DelayStateSpace:
+        signal, controls = self._inputs(u)
+        parts = [
+            child._linearize(inner, np.concatenate([signal, columns]))
+            for child, inner, columns in zip(self.children, state.children, controls, strict=True)
+        ]
+        first, second = (
+            statespace.space(p.A, p.B, share * p.C, share * p.D, p.delays, sample_rate=p.sample_rate)
+            for p, share in zip(parts, self._shares(u), strict=True)
+        )
+        return statespace.parallel(first, second)
+
+    def _jacobians(self, u: NDArray[Any], state: State) -> Jacobians:
+        signal, controls = self._inputs(u)
+        parts = []
+        for child, inner, columns, share in zip(self.children, state.children, controls, self._shares(u), strict=True):
+            part = child._jacobians(_joined(signal, columns), inner)
+            each = share[..., None]
+            parts.append(part._replace(C=each * part.C, D=each * part.D, y=share * part.y))
+        state.index += len(u)
+        return _tangents.parallel(*parts)
+
+    def _enclosure(self, place: Place) -> Enclosure:
+        signal, frame, mix = place.u[: self.n_inputs], place.middle[: self.n_inputs], place.u[self.n_inputs]
+        found = []
+        for i, (child, columns) in enumerate(zip(self.children, self._columns(), strict=True)):
+            part, share = child._enclosure(place.inside(signal, frame, columns, i)), mix if i else 1 - mix
+            found.append(part if part.gain is None else replace(part, gain=float(share.mag) * part.gain))
+        (first, second), gain = found, combined(found, operator.add)
+        return enclosed(mix * (second.y - first.y) + first.y, gain, found)
 
 
 class Latency(DelayStateSpace):
@@ -560,8 +693,9 @@ class Feedback(_Composition):
         self, forward: Filter, backward: Filter | float = 1.0, *, delay: int, allow_unstable: bool = False
     ) -> None:
         if isinstance(backward, int | float | np.number):
-            backward = statespace.gain(float(backward) * np.eye(_part(forward).n_outputs))
-        super().__init__({"delay": delay, "allow_unstable": allow_unstable}, {}, [_part(forward), _part(backward)])
+            backward = statespace.gain(float(backward) * np.eye(require_filter(forward).n_outputs))
+        config = {"delay": delay, "allow_unstable": allow_unstable}
+        super().__init__(config, {}, [require_filter(forward), require_filter(backward)])
 
     def _setup(self) -> None:
         super()._setup()
@@ -764,7 +898,7 @@ class Knobs(_Composition):
             "low": float(low),
             "high": float(high),
         }
-        super().__init__(config, {}, [_part(inner)])
+        super().__init__(config, {}, [require_filter(inner)])
 
     def _setup(self) -> None:
         if len(self.children) != 1:

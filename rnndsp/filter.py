@@ -222,7 +222,8 @@ class Filter(ABC):
         self._setup()
         if self.n_states > MAX_STATES:
             raise ParameterError(
-                f"{type(self).__name__} would remember {float(self.n_states):.3g} numbers, more than {MAX_STATES}"
+                f"{type(self).__name__} would remember {float(min(self.n_states, 10**300)):.3g} numbers, more than "
+                f"{MAX_STATES}"
             )
         expected = self._shapes()
         if set(expected) != set(self._own):
@@ -299,10 +300,7 @@ class Filter(ABC):
 
         Those of children go by their prefixed names: ``filt.replace(**{"0.W": W})``.
         """
-        known = self._replaceable()
-        unknown = sorted(set(changes) - known)
-        if unknown:
-            raise ParameterError(f"replace: unknown name {unknown}; known are {sorted(known)}")
+        self._require_known(changes)
         children = []
         for place, child in enumerate(self.children):
             inside = {k.partition(".")[2]: v for k, v in changes.items() if k.startswith(f"{place}.")}
@@ -315,6 +313,12 @@ class Filter(ABC):
             children,
             changes.get("sample_rate", self.sample_rate),
         )
+
+    def _require_known(self, changes: Mapping[str, Any]) -> None:
+        """Refuse to :meth:`replace` what there is not."""
+        known = self._replaceable()
+        if unknown := sorted(set(changes) - known):
+            raise ParameterError(f"replace: unknown name {unknown}; known are {sorted(known)}")
 
     def _replaceable(self) -> set[str]:
         inside = (f"{place}.{name}" for place, child in enumerate(self.children) for name in child._replaceable())
@@ -631,6 +635,8 @@ class Filter(ABC):
 
     def _extend(self, signal: NDArray[Any], controls: Controls | None) -> NDArray[Any]:
         """Append the controls as further input channels."""
+        if not isinstance(controls, Mapping | None):
+            raise ParameterError(f"{controls=} must be a mapping of names to values")
         given = dict(controls or {})
         if not self.controls and not given:
             return np.ascontiguousarray(signal)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,8 +32,10 @@ Real = NDArray[np.float64]
 
 # Singular values below this part of the largest one are rounding of the data, or would lose half of all digits.
 RANK = 1e-9
-# Squares of larger numbers, and sums of them, might overflow.
+# Squares of larger numbers, and sums of them, might overflow; those of numbers below one over it vanish.
 LOUDEST = 1e100
+# Variance of innovations, over that of the output, below which they are rounding.
+NO_NOISE = 1e-18
 # Frames that are brought into a triangle at a time.
 CHUNK = 16384
 
@@ -67,7 +70,7 @@ class Excitation:
 
 @dataclass(frozen=True)
 class ArxFit:
-    """An autoregressive model with input.
+    """An autoregressive model with input; ``a`` has the sign that it has in a transfer function's denominator.
 
     Attributes
     ----------
@@ -103,12 +106,39 @@ class SubspaceFit:
         Of the data; zero where it is from an impulse response.
     residuals : ndarray, shape (n_frames, n_outputs) or that of the impulse response
         Data minus what the model gives in its place, from the initial state on, by simulation.
+    gain : ndarray, shape (n_states, n_outputs), or None
+        K, of the innovations e that drive the state: x[t+1] = A x[t] + B u[t] + K e[t], y[t] = C x[t] + D u[t] + e[t],
+        with all poles of A - K C inside the circle. None where it is from an impulse response, or where the data have
+        no such K.
+    innovation_covariance : ndarray, shape (n_outputs, n_outputs), or None
+        Of e.
     """
 
     system: StateSpace
     singular_values: Real
     initial_state: Real
     residuals: Real
+    gain: Real | None = None
+    innovation_covariance: Real | None = None
+
+    def predictor(self) -> StateSpace:
+        r"""The innovations form as a filter: frames [y, u] in, y[t] as expected from all before and u[t] out.
+
+        .. math:: x[t+1] = (A - K C)\,x[t] + K\,y[t] + (B - K D)\,u[t], \qquad \hat y[t] = C\,x[t] + D\,u[t]
+
+        This is what a Kalman filter of this model comes to. It is stable, whatever ``system`` is; its state starts from
+        ``initial_state``.
+
+        Raises
+        ------
+        ParameterError
+            ``gain`` is None.
+        """
+        if self.gain is None:
+            raise ParameterError("there is no gain: it takes n4sid, and outputs with noise that the model explains")
+        A, B, C, D = (self.system.params[name] for name in "ABCD")
+        from_y, through = np.hstack([self.gain, B - self.gain @ D]), np.hstack([np.zeros((len(C), len(C))), D])
+        return StateSpace(A - self.gain @ C, from_y, C, through, sample_rate=self.system.sample_rate)
 
 
 @dataclass(frozen=True)
@@ -191,14 +221,15 @@ def persistency_of_excitation(u: ArrayLike, order: int, *, tolerance: float = RA
     >>> persistency_of_excitation(np.sin(np.arange(100.0)), 5).order
     2
     """
-    signal, order = _signal("u", u), whole_number("order", order)
+    signal, order = real_signal("u", u), whole_number("order", order)
     tolerance = number("tolerance", tolerance)
     if not 0 < tolerance < 1:
         raise ParameterError(f"{tolerance=} must lie within (0, 1)")
     n = signal.shape[1]
     _long_enough(len(signal), order * (n + 1) - 1, f"order={order}")
     _not_too_large(order * n, "order")
-    return _excitation(_triangle(_windows([signal], [range(order)])), order, n, tolerance)
+    rows = triangle(lagged([(signal, range(order)[::-1])], order - 1))
+    return _excitation(rows / np.sqrt(len(signal) - order + 1), order, n, tolerance)
 
 
 def _excitation(triangle: Real, required: int, n_channels: int, tolerance: float) -> Excitation:
@@ -233,7 +264,7 @@ def arx(
     ridge: float = 0.0,
     sample_rate: float | None = None,
 ) -> ArxFit:
-    r"""Autoregressive model with input, by least squares.
+    r"""Autoregressive model with input, by least squares: a transfer function.
 
     .. math:: y[t] + \sum_{k=1}^{n_a} a_k\, y[t-k] = \sum_{k=0}^{n_b} b_k\, u[t-d-k] + e[t]
 
@@ -264,7 +295,8 @@ def arx(
     Notes
     -----
     Without bias only if e is white: noise that is merely added to the output draws the poles towards zero, which
-    :func:`n4sid` does not do.
+    :func:`n4sid` does not do. :func:`rnndsp.filters.fit_var` fits the same equation as a process, with
+    :math:`A_k = -a_k`: by exact likelihood too, with a constant, missing values and standard errors.
 
     References
     ----------
@@ -279,35 +311,29 @@ def arx(
     reach = max(n_poles, n_zeros + delay)
     size = n_poles * p + (n_zeros + 1) * k
     _long_enough(n, reach + size, f"{n_poles=}, {n_zeros=}, {delay=}")
-    _not_too_large(size, "n_poles and n_zeros", n)
-    lags = [-y[reach - i : n - i] for i in range(1, n_poles + 1)]
-    lags += [u[reach - delay - i : n - delay - i] for i in range(n_zeros + 1)]
-    X, target = np.concatenate(lags, axis=1), y[reach:]
-    scale = np.linalg.norm(X, axis=0)
-    scale[scale == 0] = 1
-    left, values, right = np.linalg.svd(X / scale, full_matrices=False)
+    _not_too_large(size, "n_poles and n_zeros")
+    parts = [(y, range(1, n_poles + 1)), (u, range(delay, delay + n_zeros + 1)), (y, (0,))]
+    weights, values, _ = regression(triangle(lagged(parts, reach)), size, ridge)
     if ridge == 0 and values[-1] <= RANK * values[0]:
         excited = persistency_of_excitation(u, min(n_zeros + 1, (n + 1) // (k + 1)))
         _require_excitation(excited, "take a richer input, a smaller n_zeros, or ridge > 0")
         raise ParameterError(
             f"{n_poles=}, {n_zeros=}: these data are explained by fewer poles or zeros; lower them, or take ridge > 0"
         )
-    weights = (right.T * (values / (values**2 + ridge))) @ (left.T @ target) / scale[:, None]
     residuals = np.zeros_like(y)
-    residuals[reach:] = target - X @ weights
-    a = weights[: n_poles * p].reshape(n_poles, p, p).swapaxes(1, 2)
+    residuals[reach:] = missed(lagged(parts, reach), weights)
+    a = -weights[: n_poles * p].reshape(n_poles, p, p).swapaxes(1, 2)
     b = weights[n_poles * p :].reshape(n_zeros + 1, k, p).swapaxes(1, 2)
-    return ArxFit(_observer_form(a, b, delay, sample_rate), a, b, residuals, values)
+    return ArxFit(observer_form(a, np.pad(b, ((delay, 0), (0, 0), (0, 0))), sample_rate), a, b, residuals, values)
 
 
-def _observer_form(a: Real, b: Real, delay: int, sample_rate: float | None) -> StateSpace:
-    """State space of a difference equation, one block of states a lag."""
-    p = b.shape[1]
-    b = np.concatenate([np.zeros((delay, *b.shape[1:])), b])
-    order = max(len(a), len(b) - 1)
+def observer_form(a: Real, b: Real, sample_rate: float | None) -> StateSpace:
+    """State space of ``y[t] + sum a[k-1] y[t-k] = sum b[k] u[t-k]``, one block of states a lag."""
+    p, order = b.shape[1], max(len(a), len(b) - 1)
     a, b = np.pad(a, ((0, order - len(a)), (0, 0), (0, 0))), np.pad(b, ((0, order + 1 - len(b)), (0, 0), (0, 0)))
     A = np.eye(order * p, k=p)
-    A[:, :p] -= a.reshape(order * p, p)
+    if order:
+        A[:, :p] -= a.reshape(order * p, p)
     B = (b[1:] - a @ b[0]).reshape(order * p, b.shape[2])
     return StateSpace(A, B, np.eye(p, order * p), b[0], sample_rate=sample_rate)
 
@@ -360,6 +386,11 @@ def n4sid(
     consistent in open loop, but A may come out unstable from short data, and data from a closed loop are biased.
     Cost 4 n_frames (horizon (n_inputs + n_outputs))² operations, memory for the states of all frames.
 
+    The gain: what the states of two horizons, one frame apart, and the output leave over beside A, C and the inputs has
+    the covariance of w and v; it is positive, so that the Riccati equation of the Kalman filter gives K. Exact for a
+    long horizon and many frames; where nothing is left over, K is that of an output known up to rounding, which is zero
+    for a stable system.
+
     References
     ----------
     P. Van Overschee, B. De Moor (1994), "N4SID: subspace algorithms for the identification of combined
@@ -372,9 +403,10 @@ def n4sid(
     rows = 2 * horizon * (m + p)
     _not_too_large(rows, "horizon")
     _long_enough(n_frames, rows + 2 * horizon - 1, f"{horizon=}")
-    past, future = range(horizon), range(horizon, 2 * horizon)
+    past, future = range(horizon, 2 * horizon)[::-1], range(horizon)[::-1]
     # every row is a sample of u or y: future inputs, past inputs, past outputs, future outputs
-    R = _triangle(_windows([u, u, y, y], [future, past, past, future]))
+    R = triangle(lagged([(u, future), (u, past), (y, past), (y, future)], 2 * horizon - 1))
+    R /= np.sqrt(n_frames - 2 * horizon + 1)
     excited = _excitation(R, 2 * horizon, m, RANK)
     if not excited.sufficient:  # in words of time: the blocks above are not in order
         excited = persistency_of_excitation(u, 2 * horizon)
@@ -385,7 +417,38 @@ def n4sid(
     gamma = left[:, :n] * np.sqrt(values[:n])
     A, C = np.linalg.lstsq(gamma[:-p], gamma[p:], rcond=None)[0], gamma[:p]
     B, D, x0, residuals = _inputs_and_start(A, C, u, y, feedthrough)
-    return SubspaceFit(StateSpace(A, B, C, D, sample_rate=sample_rate), values, x0, residuals)
+    gain, covariance = _innovations(R, gamma, A, C, horizon * m)
+    return SubspaceFit(StateSpace(A, B, C, D, sample_rate=sample_rate), values, x0, residuals, gain, covariance)
+
+
+def _innovations(R: Real, gamma: Real, A: Real, C: Real, n_future: int) -> tuple[Real | None, Real | None]:
+    """Gain and covariance of the innovations, from the triangle of future inputs, past inputs and outputs, and future
+    outputs: what is known at a time is the rows up to it, and the first ``n_future`` rows are future inputs."""
+    from scipy.linalg import solve_discrete_are
+
+    p, n = C.shape
+    known, future = len(R) - len(gamma), R[n_future:, len(R) - len(gamma) :]
+    known -= n_future
+    now, later = (np.linalg.pinv(g) for g in (gamma, gamma[:-p]))
+    x = np.zeros((len(future), n))
+    x[:known] = future[:known] @ now.T
+    missed = np.hstack([-x @ A.T, future[:, :p] - x @ C.T])
+    missed[: known + p, :n] += future[: known + p, p:] @ later.T
+    both = missed.T @ missed
+    both[n:, n:] += NO_NOISE * np.sum(R[:, -p:] ** 2) * np.eye(p)
+    size = np.trace(both[n:, n:])
+    Q, S, V = both[:n, :n] / size, both[:n, n:] / size, both[n:, n:] / size
+    try:
+        with np.errstate(all="ignore"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what comes out is looked at
+            P = solve_discrete_are(A.T, C.T, Q, V, s=S)
+            covariance = C @ P @ C.T + V
+            K = np.linalg.solve(covariance, (A @ P @ C.T + S).T).T
+            if not np.abs(np.linalg.eigvals(A - K @ C)).max() < 1:
+                return None, None
+    except (np.linalg.LinAlgError, ValueError):
+        return None, None
+    return K, size * covariance
 
 
 def _inputs_and_start(A: Real, C: Real, u: Real, y: Real, feedthrough: bool) -> tuple[Real, Real, Real, Real]:
@@ -471,7 +534,7 @@ def era(
     if h.ndim != 3 or 0 in h.shape[1:]:
         raise ParameterError(f"impulse_response has shape {h.shape}, must be (n_frames, n_outputs, n_inputs)")
     p, m = h.shape[1:]
-    h = _signal("impulse_response", h.reshape(len(h), -1)).reshape(h.shape)
+    h = real_signal("impulse_response", h.reshape(len(h), -1)).reshape(h.shape)
     _long_enough(len(h), 3, "an impulse response")
     most = (len(h) - 1) // 2
     r = most if horizon is None else whole_number("horizon", horizon)
@@ -612,8 +675,8 @@ def spectral_fit(
 # ---- data
 
 
-def _signal(name: str, value: ArrayLike) -> Real:
-    """(n_frames, n_channels) of finite numbers."""
+def real_signal(name: str, value: ArrayLike, *, gaps: bool = False) -> Real:
+    """(n_frames, n_channels) of finite numbers, or of NaN where there are gaps."""
     array = np.asarray(value)
     if array.dtype.kind not in "fiu":
         raise ParameterError(f"{name} has dtype {array.dtype}; give real numbers")
@@ -622,16 +685,21 @@ def _signal(name: str, value: ArrayLike) -> Real:
     if array.ndim != 2 or not array.shape[1]:
         raise ParameterError(f"{name} has shape {array.shape}, must be (n_frames,) or (n_frames, n_channels)")
     array = array.astype(np.float64)
-    if not np.isfinite(array).all():
-        frame = int(np.argmin(np.isfinite(array).all(axis=1)))
-        raise ParameterError(f"{name} is not finite at frame {frame}: leave such frames out at the ends")
-    if np.abs(array).max(initial=0) > LOUDEST:
-        raise ParameterError(f"{name} reaches {np.abs(array).max():.3g}, whose square overflows: scale it down")
+    good = ~np.isinf(array) if gaps else np.isfinite(array)
+    if not good.all():
+        remedy = "NaN stands for missing values" if gaps else "leave such frames out at the ends"
+        raise ParameterError(f"{name} is not finite at frame {int(np.argmin(good.all(axis=1)))}: {remedy}")
+    reached = np.nanmax(np.abs(array), axis=0, initial=0)
+    if reached.max() > LOUDEST:
+        raise ParameterError(f"{name} reaches {reached.max():.3g}, whose square overflows: scale it down")
+    if np.any((reached > 0) & (reached < 1 / LOUDEST)):
+        reached = reached[reached > 0].min()
+        raise ParameterError(f"a channel of {name} only reaches {reached:.3g}, whose square vanishes: scale it up")
     return array
 
 
 def _pair(u: ArrayLike, y: ArrayLike) -> tuple[Real, Real]:
-    u, y = _signal("u", u), _signal("y", y)
+    u, y = real_signal("u", u), real_signal("y", y)
     if len(u) != len(y):
         raise ParameterError(f"u has {len(u)} frames and y has {len(y)}: they must be of the same length")
     return u, y
@@ -668,21 +736,37 @@ def _order(order: int | None, values: Real, most: int, what: str) -> int:
     return n
 
 
-def _windows(signals: list[Real], lags: list[range]) -> Iterator[Real]:
-    """Rows [signal[t + lag] for all lags, of one signal after the other], some frames at a time."""
-    reach = max(lag[-1] for lag in lags)
-    n = len(signals[0]) - reach
-    for first in range(0, n, CHUNK):
-        stop = min(first + CHUNK, n)
-        yield np.concatenate(
-            [x[first + i : stop + i] for x, lag in zip(signals, lags, strict=True) for i in lag], axis=1
-        ) / np.sqrt(n)
+def lagged(parts: Sequence[tuple[Real, Iterable[int]]], first: int) -> Iterator[Real]:
+    """Rows [signal[t - lag] for all lags, of one signal after the other], from ``first`` on, some frames at a time."""
+    n = len(parts[0][0])
+    for start in range(first, n, CHUNK):
+        stop = min(start + CHUNK, n)
+        yield np.concatenate([x[start - lag : stop - lag] for x, lags in parts for lag in lags], axis=1)
 
 
-def _triangle(rows: Iterator[Real]) -> Real:
-    """R of the QR factors of all rows; a chunk after the other, as its size is that of a row."""
+def triangle(chunks: Iterable[Real]) -> Real:
+    """R of the QR factors of all rows without NaN; a chunk after the other, as its size is that of a row."""
     R: Real | None = None
-    for chunk in rows:
-        R = np.asarray(np.linalg.qr(chunk if R is None else np.concatenate([R, chunk]), mode="r"))
+    for chunk in chunks:
+        rows = chunk[np.isfinite(chunk).all(axis=1)]
+        R = np.asarray(np.linalg.qr(rows if R is None else np.concatenate([R, rows]), mode="r"))
     assert R is not None
     return np.pad(R, ((0, R.shape[1] - len(R)), (0, 0)))
+
+
+def regression(R: Real, n_columns: int, ridge: float = 0.0) -> tuple[Real, Real, Real]:
+    """Least squares from the triangle of rows [regressors, targets]: weights, one row a regressor; singular values of
+    the regressors scaled to norm one; and F with F F' the inverse of their normal matrix."""
+    X, target = R[:n_columns, :n_columns], R[:n_columns, n_columns:]
+    scale = np.linalg.norm(X, axis=0)
+    scale[scale == 0] = 1
+    left, values, right = np.linalg.svd(X / scale)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        weights = right.T / scale[:, None] * (values / (values**2 + ridge)) @ (left.T @ target)
+        return weights, values, right.T / scale[:, None] / values
+
+
+def missed(chunks: Iterable[Real], weights: Real) -> Real:
+    """What the weights of :func:`regression` leave of the targets; NaN where a row has NaN."""
+    n = len(weights)
+    return np.concatenate([chunk[:, n:] - chunk[:, :n] @ weights for chunk in chunks])

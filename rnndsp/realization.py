@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from rnndsp._checks import number, whole_number
+from rnndsp._checks import choice, number, require_filter, whole_number
 from rnndsp._conversions import ZPK, rows_to_zpk, without_origin
 from rnndsp.errors import ParameterError
 from rnndsp.filter import Filter
@@ -78,7 +78,7 @@ def zpk(
     A zero or pole of multiplicity m within one part is known to about 1e-16^(1/m) only; a zero so far out that it
     changes nothing counts as latency.
     """
-    linear = _reached(_one_entry(filt.linearize(state, u, controls=controls), entry))
+    linear = _reached(_one_entry(require_filter(filt).linearize(state, u, controls=controls), entry))
     found = [_part_zpk(part) for part in _chain(linear)]
     z, p = without_origin(np.concatenate([part.z for part in found]), np.concatenate([part.p for part in found]))
     return ZPK(z, p, float(np.prod([part.k for part in found])))
@@ -220,7 +220,7 @@ def minimal(
     """
     if not 0 < number("tolerance", tolerance) < 1:
         raise ParameterError(f"{tolerance=} must lie within (0, 1)")
-    linear = require_dense(_reached(filt.linearize(state, u, controls=controls)))
+    linear = require_dense(_reached(require_filter(filt).linearize(state, u, controls=controls)))
     A, B, C, D = linear._matrices
     with in_range():
         A, B, C = _driven(A, B, C, tolerance)
@@ -338,7 +338,7 @@ def reduced(
         raise ParameterError(f"{order=}, {tolerance_db=}: give one of them")
     least = 0.0 if tolerance_db is None else 10 ** (number("tolerance_db", tolerance_db) / 20)
     most = DENSE if order is None else whole_number("order", order, least=0)
-    linear = filt.linearize(state, u, controls=controls)
+    linear = require_filter(filt).linearize(state, u, controls=controls)
     with in_range():
         reach, heard = gramian_factors(linear)
         left, s, right = np.linalg.svd(np.asarray_chkfinite(heard.T @ reach), full_matrices=False)
@@ -396,8 +396,7 @@ def discretized(
     ----------
     G. F. Franklin, J. D. Powell, M. L. Workman (1998), "Digital Control of Dynamic Systems".
     """
-    if method not in METHODS:
-        raise ParameterError(f"{method=}: choose one of {list(METHODS)}")
+    choice("method", method, METHODS)
     rate = number("sample_rate", sample_rate)
     if rate <= 0:
         raise ParameterError(f"{sample_rate=} must be a positive number of Hz")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from rnndsp._checks import whole_number
+from rnndsp._checks import reals, whole_number
 from rnndsp.errors import ParameterError
 
 __all__ = ["ResidualDiagnostics", "residual_diagnostics"]
@@ -72,7 +72,7 @@ def residual_diagnostics(
     """
     from scipy.special import chdtrc
 
-    e = np.asarray(residuals, np.float64)
+    e = reals("residuals", residuals)
     if e.ndim != 1 or np.isinf(e).any():
         raise ParameterError(f"residuals of shape {e.shape} must be one finite series; NaN stands for missing ones")
     there = np.isfinite(e)
@@ -85,6 +85,8 @@ def residual_diagnostics(
     n_lags = usual if n_lags is None else whole_number("n_lags", n_lags)
     if n_lags > n - 2:
         raise ParameterError(f"{n_lags=} must be below the {n} residuals less one")
+    # by a power of two, which changes nothing but that no square leaves the range of floating point
+    e = np.ldexp(e, -int(np.frexp(np.max(np.abs(e[there])))[1]))
     scaled = e / np.sqrt(np.mean(e[there] ** 2))
     filled = np.where(there, scaled, 0.0)
     r = np.array([filled[k:] @ filled[:-k] for k in range(1, n_lags + 1)]) / n

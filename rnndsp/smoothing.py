@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rnndsp._checks import number
+from rnndsp._checks import number, require_filter
 from rnndsp._jit import kernel
 from rnndsp.activations import flush
-from rnndsp.composition import Backward, _Composition, _part, _prefixed
+from rnndsp.composition import Backward, _Composition, _prefixed
 from rnndsp.errors import ParameterError
 from rnndsp.filter import Filter
 from rnndsp.stability import Boundedness
@@ -98,7 +98,7 @@ class Smoothed(_Composition):
     """
 
     def __init__(self, filt: Filter, time_s: float, *, sample_rate: float | None = None) -> None:
-        super().__init__({"time_s": time_s}, {}, [_part(filt)], sample_rate=sample_rate)
+        super().__init__({"time_s": time_s}, {}, [require_filter(filt)], sample_rate=sample_rate)
 
     def _setup(self) -> None:
         super()._setup()

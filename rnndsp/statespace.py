@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from rnndsp import _conversions
-from rnndsp._checks import whole_number
+from rnndsp._checks import real_array, reals, whole_number
 from rnndsp._conversions import ACCURACY, ZPK
 from rnndsp._jit import inline, kernel
 from rnndsp._mixing import CHAINS, add_product, affine
@@ -219,7 +219,7 @@ class DelayStateSpace(Filter):
         *,
         sample_rate: float | None = None,
     ) -> None:
-        matrices = {name: np.asarray(value) for name, value in zip("ABCD", (A, B, C, D), strict=True)}
+        matrices = {name: real_array(name, value) for name, value in zip("ABCD", (A, B, C, D), strict=True)}
         super().__init__(_space_config(matrices, delays), matrices, sample_rate=sample_rate)
 
     def _setup(self) -> None:
@@ -452,7 +452,7 @@ class StateSpace(DelayStateSpace):
     def __init__(
         self, A: ArrayLike, B: ArrayLike, C: ArrayLike, D: ArrayLike, *, sample_rate: float | None = None
     ) -> None:
-        super().__init__(A, B, C, D, np.ones(len(np.atleast_2d(A)), np.int64), sample_rate=sample_rate)
+        super().__init__(A, B, C, D, np.ones(len(np.atleast_2d(real_array("A", A))), np.int64), sample_rate=sample_rate)
 
     def _setup(self) -> None:
         if set(self.config["delays"]) - {1}:
@@ -558,7 +558,7 @@ def _space_config(matrices: dict[str, NDArray[Any]], delays: Any) -> dict[str, A
     for name, value in matrices.items():
         if value.ndim != 2:
             raise ParameterError(f"{name} has shape {value.shape}: the matrices A, B, C, D are two-dimensional")
-    whole = np.asarray(delays)
+    whole = real_array("delays", delays)
     if whole.ndim != 1 or not (np.issubdtype(whole.dtype, np.integer) or whole.size == 0):
         raise ParameterError(f"{delays=}: give one whole number of samples a line")
     n_outputs, n_inputs = matrices["D"].shape
@@ -593,7 +593,7 @@ def gain(matrix: ArrayLike, *, sample_rate: float | None = None) -> StateSpace:
     sample_rate : float, optional
         Hz.
     """
-    D = np.atleast_2d(np.asarray(matrix, np.float64))
+    D = np.atleast_2d(reals("matrix", matrix))
     return StateSpace(
         np.zeros((0, 0)), np.zeros((0, D.shape[1])), np.zeros((D.shape[0], 0)), D, sample_rate=sample_rate
     )
@@ -610,9 +610,9 @@ def delay(n_samples: int, n_channels: int = 1, *, sample_rate: float | None = No
     sample_rate : float, optional
         Hz.
     """
+    one = np.eye(whole_number("n_channels", n_channels))
     if n_samples == 0:
-        return gain(np.eye(n_channels), sample_rate=sample_rate)
-    one = np.eye(n_channels)
+        return gain(one, sample_rate=sample_rate)
     return DelayStateSpace(0 * one, one, one, 0 * one, [n_samples] * n_channels, sample_rate=sample_rate)
 
 

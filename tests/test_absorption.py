@@ -286,6 +286,23 @@ def test_taps_are_a_convolution():
     assert filt._boundedness() == Boundedness.BOUNDED
 
 
+def test_the_knob_is_another_decay_time():
+    filt = DampedNetwork([7, 11, 13], t60_s=0.03, sample_rate=RATE, control_s=0.03, matrix="random")
+    assert filt.controls[0].high == pytest.approx(4 * 0.03)
+    for t60_s in (0.01, 0.03, 0.1):
+        A = filt.linearize(controls={"t60_s": t60_s}).A[:3, :3]
+        gains = 10 ** (-3 * filt.delays / (RATE * t60_s))
+        np.testing.assert_allclose(A, filt.params["A"] * gains, rtol=1e-13)
+    u = noise(400, 2)
+    bare, knob = small(dry=0), small(dry=0, control_s=0.01)
+    for dtype in (np.float32, np.float64):
+        np.testing.assert_array_equal(knob(u.astype(dtype)), bare(u.astype(dtype)))  # where it stands as designed
+    with pytest.raises(ParameterError, match="control_s=-1 must be positive"):
+        small(control_s=-1)
+    with pytest.raises(ParameterError, match="control t60_s=1 must lie within"):
+        knob(u, controls={"t60_s": 1})
+
+
 def test_bad_taps():
     for delays, gains in (
         ([1], [[1.0]]),
@@ -294,9 +311,11 @@ def test_bad_taps():
         ([], np.zeros((0, 1, 1))),
         (3, [[[1.0]]]),
     ):
-        with pytest.raises(ParameterError, match="give n whole numbers"):
+        with pytest.raises(
+            ParameterError, match=r"row of whole numbers|must be of shape \([12], n_outputs, n_inputs\)"
+        ):
             Taps(delays, gains)
-    with pytest.raises(ParameterError, match=re.escape("delays=(-1,)")):
+    with pytest.raises(ParameterError, match=re.escape("delays=[-1] must be a row of whole numbers, each at least 0")):
         Taps([-1], [[[1.0]]])
 
 

@@ -202,6 +202,12 @@ def test_too_large_a_step_is_seen():
         LMS(8, step=1.0)(joined(u, d))
     stream = LMS(8, step=1.0).stream(dtype=np.float64, on_nonfinite="reset")
     assert np.isfinite(stream.process(joined(u, d))).all()
+    # nothing of a burst that no float can hold is left in what the kernel works on
+    filt = RLS(4)
+    stream, state = filt.stream(dtype=np.float64, on_nonfinite="reset"), filt.rest_state()
+    stream.process(np.full((1, 2), 1e200))
+    stream.state = state
+    np.testing.assert_array_equal(stream.process(joined(u, d)[:9]), filt.run(joined(u, d)[:9], state)[0])
 
 
 def test_the_step_is_a_knob():
@@ -270,6 +276,7 @@ def test_an_error_comes_back_through_the_learning():
         (lambda: RLS(4, initial_covariance=-1.0), "initial_covariance"),
         (lambda: RLS(4, initial_covariance=10.0, max_covariance=1.0), "max_covariance"),
         (lambda: RLS(10**6), "remember"),
+        (lambda: RLS(10**400), "remember"),
         (lambda: RLS(100).linearize(), "MB"),
     ],
 )

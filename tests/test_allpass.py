@@ -201,20 +201,20 @@ def test_saved_and_loaded(tmp_path):
 def test_errors_say_what_is_wrong():
     for build in (series_allpass, nested_allpass):
         for delays, gains, says in (
-            ([3, 5], [0.5], r"2 delays of shape \(2,\) and gains of shape \(1,\): give one gain a delay"),
-            ([], [], "0 delays"),
-            (3, 0.5, "1 delays of shape"),
+            ([3, 5], [0.5], r"2 delays and gains of shape \(1,\): give one gain a delay"),
+            ([], [], r"delays=\[\] must be a row"),
+            (3, 0.5, "delays=3 must be a row"),
             ([3], [1.0], r"gains=\[1.0\] must lie within \(-1, 1\)"),
             ([3], [np.nan], "must lie within"),
-            ([2.5], [0.5], "whole number of samples"),
-            ([1.0], [0.5], "whole number of samples"),
+            ([2.5], [0.5], "whole numbers"),
+            ([1.0], [0.5], "whole numbers"),
             ([0], [0.5], "at least 1"),
         ):
             with pytest.raises(ParameterError, match=says):
                 build(delays, gains=gains)
     for build in (lambda g: poletti_allpass([3], gain=g), lambda g: vector_allpass(rnndsp.delay(3), gain=g)):
         for g in (1.0, -1.0, np.nan):
-            with pytest.raises(ParameterError, match=re.escape(f"gain={g} must lie within (-1, 1)")):
+            with pytest.raises(ParameterError, match=re.escape(f"gain={g} must ")):
                 build(g)
     with pytest.raises(ParameterError, match="differs from the identity by 3"):
         poletti_allpass([3, 5], matrix=2 * np.eye(2))

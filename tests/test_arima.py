@@ -1,4 +1,4 @@
-"""ARIMA processes as filters, their likelihood, fits and forecasts; vector autoregressions; residual diagnostics.
+"""ARIMA processes as filters, their likelihood, fits, forecasts and gaps; residual diagnostics.
 
 Oracles: dense Gaussian densities of Toeplitz covariances, closed forms, scipy's lfilter; numbers that R prints
 (``arima`` on lh and Nile) and that statsmodels 0.15 gives (SARIMAX, ``concentrate_scale=True``, steady-state
@@ -15,7 +15,7 @@ from scipy import signal, stats
 from scipy.linalg import solve_triangular, toeplitz
 
 from rnndsp.errors import ParameterError
-from rnndsp.filters import ARIMA, SOS, ArimaFit, fit_arima, fit_var, select_order
+from rnndsp.filters import ARIMA, SOS, ArimaFit, fit_arima, select_order
 from rnndsp.filters._arima_likelihood import COMPLETE, DIFFUSE, natural, profile, reflections
 from rnndsp.plots import residual_plot
 from rnndsp.residuals import residual_diagnostics
@@ -506,14 +506,6 @@ START = {"ar": [1.1]}
         (lambda: ARIMA(seasonal_ar=[0.1], season=10**6).simulate(3), "more than 20000"),
         (lambda: ARIMA(seasonal_d=1, season=10**9), "would remember"),
         (lambda: select_order(LH[:2], max_p=1, max_q=1), "too few"),
-        (lambda: fit_var(np.full((30, 2), np.nan)), "no missing value"),
-        (lambda: fit_var(np.ones((30, 2))), "depend on each other"),
-        (lambda: fit_var(np.zeros((30, 2))), "zero throughout"),
-        (lambda: fit_var(2.0 ** -np.arange(30), constant=False), "exactly"),
-        (lambda: fit_var(LH, order=40), "too few"),
-        (lambda: fit_var(LH, exog=np.ones(3)), "exog"),
-        (lambda: fit_var(LH, exog=LH, exog_lags=(1, 1)), "distinct"),
-        (lambda: fit_var(np.r_[LH, np.nan]).forecast(2), "missing"),
         (lambda: residual_diagnostics(np.zeros(9)), "nothing to test"),
         (lambda: residual_diagnostics(np.ones(9), n_lags=9), "n_lags"),
     ],
@@ -563,71 +555,81 @@ def test_residual_plot():
     pyplot.close("all")
 
 
-# ---- vector autoregressions
+# ---- gaps
 
 
-def vector_series(n: int) -> tuple[np.ndarray, np.ndarray]:
-    rng = np.random.default_rng(14)
-    e, u, y = rng.standard_normal((n, 2)), rng.standard_normal((n, 1)), np.zeros((n, 2))
-    for t in range(2, n):
-        y[t] = [1, 0.5] + np.array([[0.5, 0.1], [-0.2, 0.3]]) @ y[t - 1] + 0.2 * y[t - 2] + [0.7, -0.4] * u[t] + e[t]
-    return y, u
+def dense_gaps(fit: ArimaFit) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and error of missing values of a stationary fit, by the covariance of all."""
+    n, missing = len(fit.y), np.isnan(fit.y)
+    h = fit.filter(np.eye(1, 4000)[0])
+    covariance = fit.variance * toeplitz([h[i:] @ h[: h.size - i] for i in range(n)])
+    weights = np.linalg.solve(covariance[~missing][:, ~missing], covariance[~missing][:, missing])
+    mean = fit.estimates["mean"] + (fit.y[~missing] - fit.estimates["mean"]) @ weights
+    left = covariance[missing][:, missing] - covariance[missing][:, ~missing] @ weights
+    return mean, np.sqrt(np.diagonal(left))
 
 
-def test_vector_autoregression_of_statsmodels():
-    api = pytest.importorskip("statsmodels.tsa.api")
-    y, u = vector_series(150)
-    fit, theirs = fit_var(y, order=2), api.VAR(y).fit(2, trend="c")
-    np.testing.assert_allclose(fit.coefficients, theirs.coefs, atol=1e-12)
-    np.testing.assert_allclose(fit.constant, theirs.intercept, atol=1e-12)
-    np.testing.assert_allclose(fit.covariance, theirs.sigma_u, atol=1e-12)
-    np.testing.assert_allclose(fit.log_likelihood, theirs.llf, rtol=1e-12)
-    errors = np.vstack([fit.standard_errors[0], *(block.T for block in fit.standard_errors[1])])
-    np.testing.assert_allclose(errors, theirs.bse, rtol=1e-10)
-    forecast = fit.forecast(5)
-    for ours, expected in zip(
-        (forecast.mean, forecast.lower, forecast.upper), theirs.forecast_interval(y[-2:], 5), strict=True
-    ):
-        np.testing.assert_allclose(ours, expected, rtol=1e-10)
-    driven, theirs = fit_var(y, order=2, exog=u), api.VAR(y, exog=u).fit(2, trend="c")
-    np.testing.assert_allclose(driven.log_likelihood, theirs.llf, rtol=1e-12)
-    np.testing.assert_allclose(driven.forecast(3, exog=u[:3]).mean, theirs.forecast(y[-2:], 3, u[:3]), rtol=1e-10)
+def test_gaps_are_filled_as_a_gaussian_is():
+    y = np.r_[np.nan, LH[1:20], np.nan, np.nan, LH[22:25], np.nan, LH[26:], np.nan]
+    fit = fit_arima(y, order=(1, 0, 1))
+    mean, error = dense_gaps(fit)
+    found, missing = fit.fill(), np.isnan(y)
+    np.testing.assert_allclose(found.mean[missing], mean, rtol=1e-12)
+    np.testing.assert_allclose(found.standard_error[missing], error, rtol=1e-10)
+    np.testing.assert_array_equal(found.mean[~missing], y[~missing])
+    assert not found.standard_error[~missing].any()
+    # from the past alone each gap is a forecast
+    past, ahead = fit.fill(past_only=True, level=0.5), fit.forecast(1, level=0.5)
+    np.testing.assert_allclose(past.mean[0], fit.estimates["mean"])
+    np.testing.assert_allclose(
+        [past.mean[-1], past.lower[-1]], [found.mean[-1], found.mean[-1] - 0.6744897501960817 * error[-1]]
+    )
+    assert (
+        np.all(past.standard_error >= found.standard_error - 1e-12) and ahead.standard_error > past.standard_error[-1]
+    )
 
 
-def test_vector_autoregression_is_a_filter():
-    y, u = vector_series(150)
-    fit = fit_var(y, order=2, exog=u, sample_rate=10)
-    assert fit.n_observations == 148
-    assert fit.n_parameters == 2 * (1 + 4 + 1) + 3
-    e = np.random.default_rng(15).standard_normal((150, 2))
-    np.testing.assert_allclose(fit.whiten()(fit.filter(e)), e, atol=1e-12)
-    A = np.block([[fit.coefficients[0], fit.coefficients[1]], [np.eye(2), np.zeros((2, 2))]])
-    np.testing.assert_allclose(np.sort_complex(fit.filter.poles()), np.sort_complex(np.linalg.eigvals(A)), atol=1e-12)
-    assert fit.filter.stability()["decay"].verdict == Verdict.PROVED
-    root = np.linalg.cholesky(fit.covariance)
-    noise = np.random.default_rng(16).standard_normal((20, 2))
-    np.testing.assert_allclose(fit.simulate(20, seed=16), fit.filter(noise @ root.T))
-    # the residuals are what is left of the series when the rest is taken off
-    expected = y[2:] - fit.constant - y[1:-1] @ fit.coefficients[0].T - y[:-2] @ fit.coefficients[1].T
-    np.testing.assert_allclose(fit.residuals[2:], expected - u[2:] @ fit.exog_coefficients[0].T, atol=1e-12)
-    assert np.isnan(fit.residuals[:2]).all()
+def test_gaps_of_a_season_are_those_of_statsmodels():
+    sarimax = pytest.importorskip("statsmodels.tsa.statespace.sarimax")
+    fit = fit_arima(AIR_GAPS, **AIRLINE)
+    orders = {"order": (0, 1, 1), "seasonal_order": (0, 1, 1, 12)}
+    model = sarimax.SARIMAX(AIR_GAPS, **orders, use_exact_diffuse=True)
+    smoothed = model.smooth([*fit.estimates.values(), fit.variance]).smoother_results
+    design = smoothed.design[0, :, 0]
+    found, missing = fit.fill(), np.isnan(AIR_GAPS)
+    np.testing.assert_allclose(found.mean[missing], (design @ smoothed.smoothed_state)[missing], rtol=1e-10)
+    variance = np.einsum("i,ijt,j->t", design, smoothed.smoothed_state_cov, design)
+    np.testing.assert_allclose(found.standard_error[missing], np.sqrt(variance[missing]), rtol=1e-8)
+    # the first year's level is open to the past, not to what follows
+    past = fit.fill(past_only=True)
+    assert np.isnan(past.mean[0]) and np.isinf(past.standard_error[0]) and np.isfinite(past.mean[20])
+    np.testing.assert_allclose(past.mean[20], smoothed.forecasts[0, 20], rtol=1e-10)
 
 
-def test_a_driven_autoregression_finds_the_system():
-    # without noise to speak of the transfer function comes back
-    b, a = [0.0, 0.5, 0.0, -0.3], [1, -1.2, 0.6]
-    rng = np.random.default_rng(17)
-    u = rng.standard_normal(300)
-    y = signal.lfilter(b, a, u) + signal.lfilter([1], a, 1e-6 * rng.standard_normal(300))
-    gap = y.copy()
-    gap[100] = np.nan
-    fit = fit_var(gap, order=2, exog=u, exog_lags=(1, 3), constant=False)
-    np.testing.assert_allclose(fit.coefficients.ravel(), [1.2, -0.6], atol=1e-5)
-    np.testing.assert_allclose(fit.exog_coefficients.ravel(), [0.5, -0.3], atol=1e-5)
-    assert fit.n_observations == 297 - 3
-    np.testing.assert_allclose(fit.exog_filter(u), signal.lfilter(b, a, u), atol=1e-3)
-    assert fit.exog_filter.D == 0
-    assert fit_var(y, order=0, exog=u, exog_lags=(0, 2), constant=False).exog_filter.n_states == 2
+def test_gaps_of_a_year_need_no_dense_state():
+    """At s = 6000 the covariance of the state would take more than is allowed; filling does not keep one."""
+    process = ARIMA(seasonal_ma=[-0.6], seasonal_d=1, season=6000)
+    y = process.simulate(18_000, seed=2)
+    gaps = y.copy()
+    gaps[[0, 7000, 7001, 17_999]] = np.nan
+    fit = ArimaFit(
+        process, 1.0, {"seasonal_ma1": -0.6}, {}, 0.0, 1, gaps, True, gaps, np.zeros((18_000, 0)), "n", "diffuse"
+    )
+    found = fit.fill()
+    # three years by the same phase: y, y + e2 - .6 e1, ... with the level open
+    for i, j in ((0, 0), (7000, 1), (17_999, 2)):
+        years = y[i % 6000 :: 6000]
+        D = np.diff(np.eye(3), axis=0)
+        W = np.linalg.inv(toeplitz([1.36, -0.6]))
+        J = D.T @ W @ D
+        others = np.arange(3) != j
+        np.testing.assert_allclose(found.mean[i], -J[j, others] @ years[others] / J[j, j], rtol=1e-9)
+        np.testing.assert_allclose(found.standard_error[i], J[j, j] ** -0.5, rtol=1e-9)
+    with pytest.raises(ParameterError, match="more than 5000"):
+        fit.fill(past_only=True)
+    gaps[:2000] = np.nan
+    with pytest.raises(ParameterError, match="a part of the series at a time"):
+        fit.fill()
 
 
 @pytest.mark.parametrize(

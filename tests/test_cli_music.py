@@ -247,6 +247,7 @@ def interrupted(folder, number, until, *arguments):
     return process.returncode, stdout, stderr
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="signals are other ones")
 def test_interrupted_training_goes_on(tmp_path, songs):
     settings = ("--n-units", "3", "--n-epochs", "16")

@@ -1,4 +1,4 @@
-"""Series, Parallel, Stack, Residual, Feedback, Knobs and Latency.
+"""Series, Parallel, Crossfade, Stack, Residual, Feedback, Knobs and Latency.
 
 Oracles: where an impulse lands, the comb filter in closed form and as a Python loop, scipy.signal.lfilter for nested
 loops, the parts run by hand one after the other.
@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 import scipy.signal
 
-from rnndsp import Feedback, Knobs, Latency, Parallel, Residual, Series, Stack, delay, gain, statespace
+from rnndsp import Crossfade, Feedback, Knobs, Latency, Parallel, Residual, Series, Stack, delay, gain, statespace
+from rnndsp._intervals import Interval
+from rnndsp._tangents import frame_by_frame
 from rnndsp.errors import ParameterError, RnndspError
 from rnndsp.filters import (
     LSTM,
@@ -25,6 +27,7 @@ from rnndsp.filters import (
     StateVariable,
     TransferFunction,
 )
+from rnndsp.stability.enclosures import Place
 
 RATE = 48000
 
@@ -45,6 +48,43 @@ def close(actual, desired, tolerance=1e-12):
 
 def svf(cutoff_hz=1000.0, kind="lowpass"):
     return StateVariable(kind, cutoff_hz=cutoff_hz, sample_rate=RATE)
+
+
+# ---- from one to the other
+
+
+def test_a_crossfade_goes_from_one_filter_to_the_other():
+    squashed, late = Dense(1, 1, activation="tanh", seed=1), svf() >> Latency(4)
+    fade, u, mix = Crossfade(squashed, late, mix=0.2), noise(5000), np.linspace(0, 1, 5000)
+    first, second = Latency(4)(squashed(u)), late(u)
+    close(fade(u), 0.8 * first + 0.2 * second)
+    close(fade(u, controls={"mix": mix}), (1 - mix) * first + mix * second)
+    close(fade(u, controls={"mix": 0}), first, 0)
+    close(fade(u, controls={"mix": 1}), second, 0)
+    assert [control.name for control in fade.controls] == ["mix", "cutoff_hz", "q"] and fade.latency == 4
+    # a chain hands each part its own knobs
+    chain, cutoff_hz = svf(500.0) >> fade, np.linspace(100, 900, 5000)
+    given = {"0.cutoff_hz": 300, "mix": mix, "1.cutoff_hz": cutoff_hz}
+    between = svf()(u, controls={"cutoff_hz": 300})
+    close(chain(u, controls=given), fade(between, controls={"mix": mix, "cutoff_hz": cutoff_hz}))
+    with pytest.raises(ParameterError, match=r"mix=1.5 must lie within \[0, 1\]"):
+        Crossfade(squashed, late, mix=1.5)
+    with pytest.raises(ParameterError, match="equal inputs and outputs"):
+        Crossfade(squashed, gain(np.eye(2)))
+
+
+def test_a_crossfade_stays_between_both():
+    fade = Crossfade(gain(-1.0), gain(3.0), mix=0.25)
+    place = Place(Interval([-1.0, 0.0], [1.0, 1.0]))
+    found = fade._enclosure(place)
+    close([found.y.lo[0], found.y.hi[0]], [-3, 3], 1e-11)
+    found = fade._enclosure(Place(Interval([0.0, 0.5], [1.0, 0.5])))
+    close([found.y.lo[0], found.y.hi[0], found.gain[0, 0]], [-2, 2, 2], 1e-11)
+    frames = np.column_stack([noise(6), np.linspace(0, 1, 6)])
+    tanh = Crossfade(Dense(1, 1, activation="tanh", seed=1), Elman(1, 3) >> Dense(3, 1))
+    ours, slow = tanh._jacobians(frames, tanh.rest_state()), frame_by_frame(tanh, frames, tanh.rest_state())
+    for name in ("A", "B", "C", "D", "y"):
+        close(getattr(ours, name), getattr(slow, name))
 
 
 # ---- side by side
@@ -271,11 +311,13 @@ def test_a_loop_whose_poles_are_not_found_still_answers():
     assert report["decay"].verdict.name == "UNKNOWN" and "not found" in report["decay"].statement
 
 
-@pytest.mark.xfail(
-    reason="ill-conditioned: these poles are not found, and it is said so",
-    raises=RnndspError,
+LOST = pytest.mark.xfail(reason="ill-conditioned: these poles are not found, and it is said so", raises=RnndspError)
+
+
+@pytest.mark.parametrize(
+    ("order", "cutoff_hz", "d"),
+    [pytest.param(4, 30, 1000, marks=LOST), (6, 5000, 4800), pytest.param(6, 100, 24000, marks=LOST)],
 )
-@pytest.mark.parametrize(("order", "cutoff_hz", "d"), [(4, 30, 1000), (6, 5000, 4800), (6, 100, 24000)])
 def test_poles_of_a_lowpass_in_a_long_loop(order, cutoff_hz, d):
     loop = lowpass_loop(order, cutoff_hz, d)
     found = loop.spectral_radius()

@@ -7,6 +7,7 @@ from scipy.optimize import linear_sum_assignment
 from scipy.stats import ortho_group
 
 from rnndsp.errors import ParameterError, RnndspError
+from rnndsp.filters import DampedNetwork, Reverb
 from rnndsp.stability import _delay_poles
 from rnndsp.stability._delay_poles import _expand, delay_poles
 
@@ -163,3 +164,50 @@ def test_errors(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_delay_poles, "SWEEPS", 1)
     with pytest.raises(RnndspError, match="did not converge"):
         delay_poles(orthogonal(4), M4)
+
+
+# ---- filters in the loop
+
+
+@pytest.mark.parametrize("corners_hz", [None, [400.0, 12000.0]])  # 12 kHz has a pole and a zero next to the origin
+def test_filters_in_the_loop(corners_hz: list[float] | None) -> None:
+    network = DampedNetwork(
+        [97, 149, 211, 263],
+        t60_s=[0.05, 0.04, 0.02],
+        bands_hz=[200, 2000, 9000],
+        corners_hz=corners_hz,
+        sample_rate=48000,
+        matrix="random",
+    )
+    linear = network.linearize()
+    found = _delay_poles.folded(linear.A, linear.delays)
+    assert found is not None and found.counts[0].tolist() == [2] * 4
+    z = delay_poles(linear.A, linear.delays)
+    check_order_and_symmetry(z)
+    assert distance(z, np.linalg.eigvals(_expand(linear.A, linear.delays))) < 1e-11
+
+
+def test_all_poles_of_a_room_fade_as_designed() -> None:
+    room = Reverb("room", sample_rate=48000)
+    linear = room.network.linearize()
+    z = delay_poles(linear.A, linear.delays)
+    assert z.size == linear.n_states > 10000
+    frequency_hz = np.angle(z) * 48000 / (2 * np.pi)
+    heard = (frequency_hz > 50) & (frequency_hz < 10000)
+    t60_s = -3 / (48000 * np.log10(np.abs(z[heard])))
+    np.testing.assert_allclose(t60_s, room.t60_at(frequency_hz[heard]), rtol=1e-3)
+    # diag(z^m) - A is singular at each, as far as powers of so many factors tell
+    for pole in z[: -100 : z.size // 40]:
+        P = np.diag(pole**linear.delays) - linear.A
+        assert np.linalg.svd(P / np.linalg.norm(P, axis=0), compute_uv=False)[-1] < 1e-11
+
+
+def test_what_is_more_than_filters_is_not_taken_out() -> None:
+    A = DampedNetwork([97, 149], t60_s=[0.05, 0.02], bands_hz=[200, 9000], sample_rate=48000).linearize().A
+    m = np.array([97, 149, 1, 1])
+    assert _delay_poles.folded(A, m) is not None
+    for i, j in ((2, 1), (2, 3), (1, 3)):  # a state driven by both lines, or coupled to another, or heard elsewhere
+        changed = A.copy()
+        changed[i, j] += 0.1
+        assert _delay_poles.folded(changed, m) is None
+        assert distance(delay_poles(changed, m), np.linalg.eigvals(_expand(changed, m))) < 1e-11

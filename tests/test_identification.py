@@ -85,6 +85,36 @@ def test_n4sid_of_noise_within_the_system():
     np.testing.assert_allclose(poles_of(found.system), np.sort_complex(POLES), atol=0.01)
 
 
+def test_n4sid_finds_the_innovations():
+    """Noise of its own zeros: the gain, the innovations' covariance, and the filter that predicts."""
+    A, B, C, D = [[0.9, 0.3], [-0.3, 0.8]], [[1.0], [0.5]], [[1.0, 0.0], [0.3, 1.0]], [[0.2], [0.0]]
+    K, root, rng = np.array([[0.6, 0.1], [-0.2, 0.3]]), np.array([[0.7, 0.0], [0.3, 0.5]]), np.random.default_rng(26)
+    u, e = rng.standard_normal((20_000, 1)), rng.standard_normal((20_000, 2)) @ root.T
+    y = StateSpace(A, np.hstack([B, K]), C, np.hstack([D, np.eye(2)]))(np.hstack([u, e]))
+    found = n4sid(u, y, order=2, sample_rate=8)
+    np.testing.assert_allclose(found.innovation_covariance, root @ root.T, atol=0.02)
+    colour = [StateSpace(m.A, k, m.C, np.eye(2)) for m, k in ((found.system, found.gain), (StateSpace(A, B, C, D), K))]
+    np.testing.assert_allclose(markov(colour[0], 10), markov(colour[1], 10), atol=0.05)
+    predictor = found.predictor()
+    assert predictor.spectral_radius() < 1 and predictor.sample_rate == 8
+    left = (y - predictor(np.hstack([y, u])))[100:]
+    np.testing.assert_allclose(left, e[100:], atol=0.2)
+    np.testing.assert_allclose(np.cov(left.T), root @ root.T, atol=0.02)
+    assert abs(np.corrcoef(left[1:, 0], left[:-1, 0])[0, 1]) < 0.03
+
+
+def test_the_gain_of_an_output_without_noise():
+    truth, u = system(1, 1), noise(300, seed=27)
+    found = n4sid(u, truth(u))
+    np.testing.assert_allclose(found.gain, 0, atol=1e-6)
+    growing = StateSpace([[1.02, 0.1], [0, 0.9]], [[0.0], [1.0]], [[1.0, 0.0]], [[0.0]])
+    found = n4sid(u, growing(u), order=2)
+    # the pole outside is mirrored
+    np.testing.assert_allclose(poles_of(found.predictor()), [0.9, 1 / 1.02], atol=1e-6)
+    with pytest.raises(ParameterError, match="no gain"):
+        era(markov(truth, 20)).predictor()
+
+
 def test_n4sid_of_an_unstable_system_and_without_feedthrough():
     truth = StateSpace([[1.02, 0.1], [0, 0.9]], [[0.0], [1.0]], [[1.0, 0.0]], [[0.0]])
     u = noise(200, seed=5)
@@ -302,6 +332,7 @@ def test_a_spectral_prediction_is_its_definition():
         (lambda u, y: spectral_fit(0 * u, y, n_taps=50), "zero throughout"),
         (lambda u, y: spectral_fit(u[:10], y[:10], n_taps=50), "too few"),
         (lambda u, y: n4sid(u, 1e200 * y), "overflows"),
+        (lambda u, y: arx(1e-200 * u, y, n_poles=1, n_zeros=1), "vanishes: scale it up"),
         (lambda u, y: arx(u, y, n_poles=0, n_zeros=-1), "n_zeros"),
         (lambda u, y: order_plot(u), "SubspaceFit"),
     ],
@@ -335,6 +366,10 @@ def test_order_plot_tells_what_is_kept():
     assert "order 2, 7 asked for" in kept.axes.get_title()
     assert list(cut.get_ydata()) == [1e-9, 1e-9]
     order_plot(persistency_of_excitation(np.zeros(99), 7))
+    doubled = np.column_stack([u, 2 * u])
+    kept, left, cut = order_plot(arx(doubled, truth(u), n_poles=4, n_zeros=4, ridge=1e-6))
+    assert (len(kept.get_xdata()), len(left.get_xdata())) == (9, 5)
+    assert kept.axes.get_title() == "9 of 14 combinations of coefficients told"
     pyplot.close("all")
 
 

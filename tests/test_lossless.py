@@ -282,7 +282,7 @@ def test_errors_say_what_is_wrong():
     for A, says in (
         ([[1, np.nan], [0, 1]], "NaN or infinity"),
         (np.ones((2, 3)), r"shape \(2, 3\): it must be a square"),
-        ("matrix", "square matrix of numbers"),
+        ("matrix", "A='matrix'; give real numbers"),
         ([1.0], r"shape \(1,\)"),
     ):
         for test in (unilossless_test, complete_allpass):

@@ -302,7 +302,7 @@ def test_it_learns_and_stays_certified(dtype, tmp_path):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"activation": "selu"}, "activation='selu' is unknown"),
+        ({"activation": "selu"}, "activation='selu': choose"),
         ({"rate": 0.0}, r"rate=0.0 must lie within \(0, 1\]"),
         ({"rate": 1.1}, "rate=1.1"),
         ({"rate": np.nan}, "rate=nan"),

@@ -16,6 +16,7 @@ from rnndsp.stability import (
     spectrum,
     zeros,
 )
+from rnndsp.statespace import series
 
 LONG = (1009, 1511, 1777, 2311)
 
@@ -209,6 +210,36 @@ def test_nothing_is_hidden_in_a_design():
     assert len(hidden_modes(delay(30000))) == 0
     assert len(hidden_modes(gain(1.0))) == 0
     assert len(hidden_modes(GRU(2, 5, seed=0))) == 0
+
+
+DESIGNS = {
+    "ellip": lambda n, f: signal.ellip(n, 1, 60, f, output="zpk"),
+    "butter": lambda n, f: signal.butter(n, f, output="zpk"),
+    "cheby1": lambda n, f: signal.cheby1(n, 1, f, output="zpk"),
+}
+
+
+@pytest.mark.parametrize("kind", DESIGNS)
+def test_steep_filters_are_told_from_sections_that_cancel(kind):
+    """The weakest mode of the first is driven by 7e-11 of what the matrix is."""
+    pair = 0.9 * np.exp([0.3j, -0.3j])
+    ends, starts = StateSpace.from_zpk([0.1, 0.2], pair, 1.0), StateSpace.from_zpk(pair, [0.3, 0.4], 1.0)  # cancelled
+    for cutoff in (0.002, 0.02, 0.9):
+        steep = StateSpace.from_zpk(*DESIGNS[kind](24, cutoff))
+        assert len(hidden_modes(steep)) == 0
+        found = hidden_modes(series(ends, series(starts, steep))).pole
+        # what a low Butterworth keeps of the others, by its zeros at -1, is 1e-60
+        found = found if kind == "ellip" or cutoff > 0.5 else found[found.imag != 0]
+        np.testing.assert_allclose(np.sort_complex(found), np.sort_complex(pair), atol=1e-10)
+
+
+def test_a_hidden_mode_at_a_pole_that_is_not():
+    """Poles that rounding has moved by 1e-8, from where the pencil has full rank."""
+    A, B = np.array([[0.5, 1.0, 0.0], [0.0, 0.5, 0.0], [1.0, 0.0, 0.2]]), np.array([[1.0], [0.0], [0.0]])
+    turn = np.linalg.qr(np.random.default_rng(0).standard_normal((3, 3)))[0]
+    found = hidden_modes(StateSpace(turn.T @ A @ turn, turn.T @ B, np.array([[1.0, 1.0, 1.0]]) @ turn, [[0.0]]))
+    np.testing.assert_allclose(found.pole, [0.5], atol=1e-7)
+    assert found.uncontrollable.all() and not found.unobservable.any()
 
 
 def test_hidden_modes_of_long_lines():

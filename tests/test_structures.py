@@ -69,9 +69,6 @@ def test_lattice_equals_lfilter(order):
     a, b, u = 2 * step_up(rng.uniform(-0.8, 0.8, order))[-1], rng.standard_normal(order + 1), noise(2000)
     filt = Lattice.from_ba(b, a)
     close(filt(u), scipy.signal.lfilter(b, a, u))
-    back = filt.to_transfer_function()
-    np.testing.assert_allclose(back.params["b"][0], b / 2, atol=1e-13)
-    np.testing.assert_allclose([1, *back.params["a"][0]], a / 2, atol=1e-13)
     short = b[: (order + 1) // 2]  # a numerator may be shorter
     close(Lattice.from_ba(short, a)(u), scipy.signal.lfilter(short, a, u))
     all_pole = Lattice(filt.k, modulated=True)

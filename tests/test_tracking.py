@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from rnndsp import NonFiniteError, ParameterError, StateSpace, gain
+from rnndsp import NonFiniteError, ParameterError, StateSpace, delay, gain
 from rnndsp.filters import (
     LSTM,
     Elman,
@@ -187,8 +187,9 @@ def test_bad_arguments_are_named(track):
     good = {"process_noise": 0.1, "measurement_noise": 0.1}
     y, u = np.zeros((5, 2)), np.zeros((5, 1))
     infinite = np.full((5, 2), np.inf)
+    dear = {"n_particles": 10_000} if track is particle_filter else {}
     cases = [
-        ("no filter", lambda: track(np.eye(2), y, u, **good)),
+        ("not a filter", lambda: track(np.eye(2), y, u, **good)),
         ("works in frames", lambda: track(Framed.spectral_gain(np.ones(5), n_fft=8, hop_length=4), y[:, :1], **good)),
         ("no state", lambda: track(gain(1.0), y[:, :1], **good)),
         ("y has shape", lambda: track(cell, y[:, :1], u, **good)),
@@ -205,7 +206,10 @@ def test_bad_arguments_are_named(track):
         ("covariance has the variance", lambda: track(cell, y, u, **good, covariance=-1)),
         ("state does not fit", lambda: track(cell, y, u, **good, state=Elman(1, 3).rest_state())),
         ("unknown controls", lambda: track(cell, y, u, **good, controls={"drive": 1})),
+        ("controls='drive'", lambda: track(cell, y, u, **good, controls="drive")),
         ("too many", lambda: track(LSTM(1, 500), np.zeros((200, 500)), **good)),
+        ("would take about", lambda: track(delay(3000), np.zeros(10), **good, **dear)),
+        ("measurement_noise='loud'", lambda: track(cell, y, u, **{**good, "measurement_noise": "loud"})),
     ]
     for said, call in cases:
         with pytest.raises(ParameterError, match=said):
@@ -236,6 +240,8 @@ def test_what_blows_up_is_said_and_no_data_are_no_trouble(track):
     with pytest.raises(NonFiniteError, match="blew up"):
         track(filt, np.full(40, np.nan), process_noise=1, measurement_noise=1)
     cell = Elman(1, 2)
+    with pytest.raises(NonFiniteError, match="at frame 0"):  # with a log density of minus infinity
+        track(cell, np.full((3, 2), 1e160), process_noise=1, measurement_noise=1)
     for frames in (0, 4):
         found = track(cell, np.full((frames, 2), np.nan), process_noise=0.01, measurement_noise=1)
         assert found.log_likelihood == 0 and len(found.means) == frames and np.isfinite(found.covariance).all()

@@ -8,7 +8,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from rnndsp.errors import ParameterError
-from rnndsp.identification import Excitation, SubspaceFit
+from rnndsp.identification import RANK, ArxFit, Excitation, SubspaceFit
 from rnndsp.plots._style import BLUE, GREY, INK, VERMILLION, axes
 
 __all__ = ["order_plot"]
@@ -18,16 +18,17 @@ ROUNDING = 1e-17
 
 
 def order_plot(
-    found: SubspaceFit | Excitation, *, n_shown: int = 40, ax: Axes | None = None
+    found: SubspaceFit | ArxFit | Excitation, *, n_shown: int = 40, ax: Axes | None = None
 ) -> tuple[Line2D, Line2D, Line2D]:
     """Singular values against their number: the order is where they fall.
 
     Parameters
     ----------
-    found : SubspaceFit or Excitation
+    found : SubspaceFit, ArxFit or Excitation
         Of :func:`rnndsp.identification.n4sid` or :func:`~rnndsp.identification.era`, where those that make the model
-        are told from those left out; or of :func:`~rnndsp.identification.persistency_of_excitation`, where those above
-        its tolerance are.
+        are told from those left out; of :func:`~rnndsp.identification.persistency_of_excitation`, where those above
+        its tolerance are; or of :func:`~rnndsp.identification.arx`, where the ones are combinations of coefficients
+        that the data tell, and the others need its ridge.
     n_shown : int
         At most so many are drawn.
     ax : matplotlib.axes.Axes, optional
@@ -51,8 +52,13 @@ def order_plot(
         order = int(np.sum(values > level * values[0]))
         title = f"exciting of order {found.order}" + ("" if found.sufficient else f", {found.required} asked for")
         names = ("excited", "not excited")
+    elif isinstance(found, ArxFit):
+        values, level = found.singular_values, RANK
+        order = int(np.sum(values > level * values[0]))
+        title = f"{order} of {values.size} combinations of coefficients told"
+        names = ("told by the data", "not told")
     else:
-        raise ParameterError(f"order_plot takes a SubspaceFit or an Excitation, not {found!r}")
+        raise ParameterError(f"order_plot takes a SubspaceFit, an ArxFit or an Excitation, not {found!r}")
     relative = np.maximum(values / values[0] if values[0] > 0 else 0 * values, ROUNDING)[:n_shown]
     number = np.arange(1, relative.size + 1)
     ax = axes(ax)

@@ -2,15 +2,16 @@
 
 import math
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from rnndsp._checks import real_array, reals
 from rnndsp._jit import kernel
 from rnndsp.errors import ParameterError, RnndspError
 
-__all__ = ["delay_poles", "pair"]
+__all__ = ["delay_poles", "n_searched", "pair"]
 
 Real = NDArray[np.float64]
 Complex = NDArray[np.complex128]
@@ -20,6 +21,8 @@ DENSE = 500  # states up to which a regular block is expanded
 SWEEPS = 40  # bound of the sweeps over all poles; a few late ones get more in proportion, as multiple poles need
 LANES = 64  # poles moved together; the others see them moved
 ANGLES = 48  # samples of log|q| on half a circle
+# How far a filter at the end of a line may be from one, and what counts as a direct path through it.
+SAME, DIRECT = 1e-13, 1e-6
 GOLDEN = (math.sqrt(5) - 1) / 2
 EPS = float(np.finfo(float).eps)
 
@@ -54,7 +57,10 @@ def delay_poles(A: ArrayLike, delays: ArrayLike) -> Complex:
     Notes
     -----
     `A` is split into the strongly connected components of its graph, and ``gcd(m)`` is taken out by substitution. One
-    line alone has the poles :math:`z^m = a`. A small regular block becomes an ordinary eigenvalue problem. Otherwise,
+    line alone has the poles :math:`z^m = a`. Lines of one sample that only make filters of the long ones are taken out
+    (Schur complement), which leaves :math:`\det(\operatorname{diag}(z^{m_i} d_i(z)) - A' \operatorname{diag}(n_i(z)))`
+    with the numerators and denominators of these filters in place of p. A small regular block becomes an ordinary
+    eigenvalue problem. Otherwise,
     row operations first divide the exact power of z out of P, leaving :math:`q(z) = \det S(z)`, :math:`q(0) \ne 0`.
     Jensen's formula, by which the mean of :math:`\log|q|` over a circle has the number of the roots inside as its
     slope in :math:`\log r`, places the start values. Last comes the Ehrlich-Aberth iteration [1]_ with the Newton
@@ -69,7 +75,7 @@ def delay_poles(A: ArrayLike, delays: ArrayLike) -> Complex:
     .. [1] S. J. Schlecht and E. A. P. Habets, "Modal decomposition of feedback delay networks", IEEE Transactions on
        Signal Processing 67(20), pp. 5340-5351, 2019.
     """
-    matrix, given = np.array(A, dtype=np.float64), np.asarray(delays)
+    matrix, given = reals("A", A), real_array("delays", delays)
     m = given.astype(np.int64)
     if matrix.ndim != 2 or matrix.shape != (m.size, m.size) or m.ndim != 1:
         raise ParameterError(f"A must be (N, N) and delays (N,); got {matrix.shape} and {given.shape}")
@@ -97,12 +103,79 @@ def _block(A: Real, m: Integer) -> Complex:
     n = int(m.sum())
     if m.size == 1:
         return _roots(A[0].astype(np.complex128), g)
+    trace = float(np.diag(A)[m == 1].sum())
+    if n > DENSE and (found := folded(A, m)) is not None:
+        w = _iterate(found, _terms(found.A, found.m), 0, 0.0, trace)
+        return np.concatenate([w, np.zeros(n - w.size)])
     terms, zeros, gain = _deflate(A, m)
     if zeros == 0 and n <= DENSE:
         w = np.linalg.eigvals(_expand(A, m)).astype(np.complex128)
     else:
-        w = np.concatenate([_iterate(A, m, terms, zeros, gain), np.zeros(zeros)])
+        w = np.concatenate([_iterate(_plain(A, m), terms, zeros, gain, trace), np.zeros(zeros)])
     return _roots(w, g)
+
+
+class Folded(NamedTuple):
+    """Lines with filters at their ends: ``det(diag(z^m_i d_i(z)) - A diag(n_i(z)))``, n_i / d_i being the filters.
+
+    ``poles`` and ``zeros`` (N, most) hold the roots of d_i and n_i, whose leading coefficients are 1: in each row as
+    many as ``counts`` (2, N) says.
+    """
+
+    A: Real
+    m: Integer
+    counts: Integer
+    poles: Complex
+    zeros: Complex
+
+
+def _plain(A: Real, m: Integer) -> Folded:
+    none = np.zeros((m.size, 0), np.complex128)
+    return Folded(A, m, np.zeros((2, m.size), np.int64), none, none)
+
+
+def folded(A: Real, m: Integer) -> Folded | None:
+    """The lines of one sample taken out where they are but the states of filters at the ends of the long lines.
+
+    None where they are more than that, or where a filter has no direct path or is not stable. A zero at the origin
+    shortens its line by a sample.
+    """
+    long, short = np.flatnonzero(m > 1), np.flatnonzero(m == 1)
+    if not (short.size and long.size):
+        return None
+    from scipy.sparse.csgraph import connected_components
+
+    _, label = connected_components(A[np.ix_(short, short)] != 0, directed=False)
+    driven = np.array([(A[np.ix_(short[label == k], long)] != 0).any(axis=0) for k in range(label.max() + 1)])
+    if not np.all(driven.sum(axis=1) == 1):
+        return None
+    owner = np.argmax(driven, axis=1)[label]
+    most = int(np.bincount(owner).max())
+    outer, counts = np.empty((long.size, long.size)), np.empty((2, long.size), np.int64)
+    roots = np.zeros((2, long.size, most), np.complex128)
+    for i, line in enumerate(long):
+        own = short[owner == i]
+        # what comes out of the filter goes on alike, whether it has come through or was held
+        U, s, V = np.linalg.svd(A[np.ix_(long, [line, *own])])
+        if np.any(s[1:] > SAME * s[0]) or abs(V[0, 0]) < DIRECT:
+            return None
+        F = A[np.ix_(own, own)]
+        p, q = np.linalg.eigvals(F), np.linalg.eigvals(F - np.outer(A[own, line], V[0, 1:] / V[0, 0]))
+        q = q[np.abs(q) > SAME]
+        if np.max(np.abs(p), initial=0) >= 1:
+            return None
+        outer[:, i] = U[:, 0] * (s[0] * V[0, 0])
+        counts[:, i] = p.size, q.size
+        roots[0, i, : p.size], roots[1, i, : q.size] = p, q
+    if np.linalg.cond(outer) > 1 / DIRECT:
+        return None
+    return Folded(outer, m[long] - (counts[0] - counts[1]), counts, *roots)
+
+
+def n_searched(A: Real, m: Integer) -> int:
+    """How many lines are left of a network when its poles are searched."""
+    found = folded(A, m)
+    return len(m if found is None else found.m)
 
 
 def _roots(w: Complex, g: int) -> Complex:
@@ -129,12 +202,17 @@ def _expand(A: Real, m: Integer) -> Real:
     return full
 
 
-def _deflate(A: Real, m: Integer) -> tuple[dict[int, Real], int, float]:
-    """Divide out the roots at 0: ``det S(z) = ± exp(gain) z^-zeros det P(z)``, S given as {exponent: coefficients}."""
-    n = len(m)
+def _terms(A: Real, m: Integer) -> dict[int, Real]:
+    """P(z) as {exponent: coefficients}."""
     terms: dict[int, Real] = {0: -A}
     for i, e in enumerate(m.tolist()):
-        terms.setdefault(e, np.zeros((n, n)))[i, i] = 1.0
+        terms.setdefault(e, np.zeros(A.shape))[i, i] = 1.0
+    return terms
+
+
+def _deflate(A: Real, m: Integer) -> tuple[dict[int, Real], int, float]:
+    """Divide out the roots at 0: ``det S(z) = ± exp(gain) z^-zeros det P(z)``, S given as {exponent: coefficients}."""
+    n, terms = len(m), _terms(A, m)
     zeros, gain, tolerance = 0, 0.0, 32 * n * EPS
     while zeros < m.sum():
         rows, balanced = _balance(terms[0])
@@ -178,28 +256,35 @@ def _balance(A: Real) -> tuple[Real, Real]:
     return rows, scaled
 
 
-def _iterate(A: Real, m: Integer, terms: dict[int, Real], zeros: int, gain: float) -> Complex:
-    """The roots other than 0 of a block by Ehrlich-Aberth."""
-    n = int(m.sum()) - zeros
+def _iterate(lines: Folded, terms: dict[int, Real], zeros: int, gain: float, trace: float) -> Complex:
+    """The roots other than 0 of a block by Ehrlich-Aberth; their sum is known."""
+    A, m = lines.A, lines.m
+    n = int(m.sum() + lines.counts[0].sum()) - zeros
     if n == 0:
         return np.empty(0, dtype=np.complex128)
     exponents = np.array(sorted(e for e, C in terms.items() if e > 0 and C.any()), dtype=np.int64)
     where = [(k, i, j) for k, e in enumerate(exponents) for i, j in np.argwhere(terms[int(e)])]
     index = np.array(where, dtype=np.int64).reshape(-1, 3)
     value = np.array([terms[int(exponents[k])][i, j] for k, i, j in where], dtype=np.float64)
-    loop = (A, m, -zeros, gain, terms[0], exponents, index, value)
+    loop = (A, m, -zeros, gain, terms[0], exponents, index, value, lines[2:])
 
     # one pole of each pair in the upper half plane, its mate n - 1 - i below; an odd one on the real axis
     half = np.arange(n // 2)
     fraction = np.modf((np.arange((n + 1) // 2) + 0.5) * GOLDEN)[0]
-    radius, inner, outer = _radii(fraction, n, A, m, loop)
+    radius, inner, outer = _radii(fraction, n, lines, loop)
     z = np.empty(n, dtype=np.complex128)
     z[half] = radius[: n // 2] * np.exp(1j * np.pi * (half + 0.5) / (n / 2))
     z[n - 1 - half] = z[half].conj()
     if n % 2:
         z[n // 2] = radius[-1]
     mate = np.arange(n)[::-1].copy()
-    todo = _aberth(z, mate, np.arange((n + 1) // 2), SWEEPS, inner, outer, *loop)
+    # far inside, where what a line hands on is nothing, the roots are the zeros of the filters
+    real = np.sort(lines.zeros[np.arange(lines.zeros.shape[1]) < lines.counts[1][:, None]])
+    real = real[real.imag == 0]
+    first = np.argsort(radius[: n // 2])[: real.size // 2]
+    alone = np.concatenate([first, mate[first]])
+    z[alone], mate[alone] = real[: alone.size], alone
+    todo = _aberth(z, mate, np.union1d(np.arange((n + 1) // 2), alone), SWEEPS, inner, outer, *loop)
 
     if todo.size:  # pairs that meet on the real axis: break the symmetry
         free = np.union1d(todo, mate[todo])
@@ -213,15 +298,17 @@ def _iterate(A: Real, m: Integer, terms: dict[int, Real], zeros: int, gain: floa
                 raise RnndspError(f"{unpaired} of {n} poles have no conjugate partner")
     if todo.size:
         raise RnndspError(f"{todo.size} of {n} poles did not converge")
-    trace = float(np.diag(A)[m == 1].sum())
     if not abs(z.sum() - trace) <= 1e-6 * np.abs(z).max():
         raise RnndspError(f"the sum of {n} poles is {z.sum():.6g} instead of {trace:.6g}: some were found twice")
     return z
 
 
-def _radii(fraction: Real, n: int, A: Real, m: Integer, loop: tuple[Any, ...]) -> tuple[Real, float, float]:
+def _radii(fraction: Real, n: int, lines: Folded, loop: tuple[Any, ...]) -> tuple[Real, float, float]:
     """The radii below which fractions of the n roots lie (Jensen's formula), and bounds of all radii."""
-    top = math.log(np.linalg.norm(A, 2))
+    m, top = lines.m, math.log(np.linalg.norm(lines.A, 2))
+    if lines.counts.any():  # no filter lets through more than that outside the unit circle
+        most = np.sum(np.log((1 + np.abs(lines.zeros)) / (1 - np.abs(lines.poles))), axis=1)
+        top = max(top + float(most.max()), 0.0)
     high = top / m[np.argmin(m) if top > 0 else np.argmax(m)] + 1.0 / n
     nodes = {high: _circle(high, *loop)}
     low, step, empty = high, 2.0 / n, 0
@@ -269,13 +356,34 @@ def pair(z: Complex, tolerance: float) -> tuple[Complex, int]:
 
 
 @kernel
+def _product(z: Any, roots: Any, count: Any) -> Any:
+    """Of (z - root), and z times its derivative."""
+    value, slope = 1.0 + 0.0j, 0.0j
+    for k in range(count):
+        slope = slope * (z - roots[k]) + z * value
+        value *= z - roots[k]
+    return value, slope
+
+
+@kernel
 def _loop(
-    z: Any, work: Any, A: Any, m: Any, shift: Any, gain: Any, S0: Any, exponents: Any, index: Any, value: Any
+    z: Any,
+    work: Any,
+    A: Any,
+    m: Any,
+    shift: Any,
+    gain: Any,
+    S0: Any,
+    exponents: Any,
+    index: Any,
+    value: Any,
+    filters: Any,
 ) -> Any:
     """Of q = det S at z: z q'/q, log|q|, the distance of S from singularity in roundings of S and z, and 1 or the
     multiplicity of a semisimple root nearby, which is (tr M)^2 / tr M^2 of M = S^-1 z S'."""
     n = len(m)
-    S, T, M, power, pivots = work
+    S, T, M, power, pivots, below = work
+    counts, poles, zeros = filters
     log_z = np.log(z)
     height, slope = 0.0, 0.0 + 0.0j
     if log_z.real > 0:  # P(z) diag(z^-m)
@@ -283,23 +391,27 @@ def _loop(
         slope = shift + 0.0j
         for j in range(n):
             w = np.exp(-m[j] * log_z)
+            above, by_above = _product(z, zeros[j], counts[1, j])
+            under, by_under = _product(z, poles[j], counts[0, j])
             for i in range(n):
-                S[i, j] = -A[i, j] * w
-                T[i, j] = 0.0
-            S[j, j] += 1.0
-            T[j, j] = m[j]
+                S[i, j] = -A[i, j] * w * above
+                T[i, j] = -A[i, j] * w * by_above
+            S[j, j] += under
+            T[j, j] += m[j] * under + by_under
     else:
-        for i in range(n):
-            for j in range(n):
-                S[i, j] = S0[i, j]
-                T[i, j] = 0.0
+        for j in range(n):
+            above, by_above = _product(z, zeros[j], counts[1, j])
+            below[0, j], below[1, j] = _product(z, poles[j], counts[0, j])
+            for i in range(n):
+                S[i, j] = S0[i, j] * above
+                T[i, j] = S0[i, j] * by_above
         for k in range(len(exponents)):
             power[k] = np.exp(exponents[k] * log_z)
         for t in range(len(value)):
             k, i, j = index[t, 0], index[t, 1], index[t, 2]
             w = value[t] * power[k]
-            S[i, j] += w
-            T[i, j] += exponents[k] * w
+            S[i, j] += w * below[0, j]
+            T[i, j] += w * (exponents[k] * below[0, j] + below[1, j])
     size = 0.0
     for j in range(n):  # columns of equal size, so that small gains do not look singular
         top = 0.0
@@ -363,17 +475,20 @@ def _loop(
 @kernel
 def _work(n: Any, terms: Any) -> Any:
     S = np.empty((n, n), dtype=np.complex128)
-    return S, np.empty_like(S), np.empty_like(S), np.empty(terms, dtype=np.complex128), np.empty(n, dtype=np.int64)
+    power, below = np.empty(terms, dtype=np.complex128), np.empty((2, n), dtype=np.complex128)
+    return S, np.empty_like(S), np.empty_like(S), power, np.empty(n, dtype=np.int64), below
 
 
 @kernel
-def _circle(u: Any, A: Any, m: Any, shift: Any, gain: Any, S0: Any, exponents: Any, index: Any, value: Any) -> Any:
+def _circle(
+    u: Any, A: Any, m: Any, shift: Any, gain: Any, S0: Any, exponents: Any, index: Any, value: Any, filters: Any
+) -> Any:
     """Means of log|q| and of Re(z q'/q) over the circle of radius exp(u)."""
     work = _work(len(m), len(exponents))
     height, slope = 0.0, 0.0
     for k in range(ANGLES):
         z = np.exp(u + 1j * np.pi * (k + 0.5 + 0.3 * np.sin(7.0 * k)) / ANGLES)
-        d, h, _, _ = _loop(z, work, A, m, shift, gain, S0, exponents, index, value)
+        d, h, _, _ = _loop(z, work, A, m, shift, gain, S0, exponents, index, value, filters)
         height += max(h, -1e9) / ANGLES
         slope += d.real / ANGLES
     return height, slope
@@ -395,6 +510,7 @@ def _aberth(
     exponents: Any,
     index: Any,
     value: Any,
+    filters: Any,
 ) -> Any:
     """Move z[active] and the mirror images z[mate] (-1: none, own: real) in place; returns the unconverged."""
     n = len(z)
@@ -421,7 +537,7 @@ def _aberth(
             for k in range(lanes):
                 i = active[start + k]
                 old = complex(a[k], b[k])
-                slope, _, rounding, multiple = _loop(old, work, A, m, shift, gain, S0, exponents, index, value)
+                slope, _, rounding, multiple = _loop(old, work, A, m, shift, gain, S0, exponents, index, value, filters)
                 if rounding <= 4.0:
                     continue
                 rest = slope - old * complex(f[k], g[k])

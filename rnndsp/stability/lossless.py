@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from rnndsp._checks import real_array, reals, require_filter
 from rnndsp.errors import ParameterError
 from rnndsp.filter import Filter
 from rnndsp.response import in_pieces
@@ -146,7 +147,7 @@ def uniallpass_test(
     ----------
     S. J. Schlecht (2021), "Allpass feedback delay networks".
     """
-    linear = filt.linearize(state, u, controls=controls)
+    linear = require_filter(filt).linearize(state, u, controls=controls)
     _require_balanced(linear)
     V = np.block([[linear.A, linear.B], [linear.C, linear.D]]).astype(np.float64)
     found = _scaling(V, linear.n_inputs)
@@ -192,7 +193,7 @@ def paraunitary_test(
     ----------
     P. P. Vaidyanathan (1993), "Multirate systems and filter banks".
     """
-    linear = filt.linearize(state, u, controls=controls)
+    linear = require_filter(filt).linearize(state, u, controls=controls)
     if linear.n_outputs < linear.n_inputs:
         raise ParameterError(f"{linear.n_inputs} inputs and {linear.n_outputs} outputs: energy of some input is lost")
     found = gramians(linear)
@@ -235,7 +236,7 @@ def allpass_test(
     vanishes at 2n + 1 points of the circle it does everywhere, and as the filter is real, n + 2 of the upper half will
     do. Nothing is said of stability: one with its poles outside of the circle can pass as well.
     """
-    linear = filt.linearize(state, u, controls=controls)
+    linear = require_filter(filt).linearize(state, u, controls=controls)
     if linear.n_outputs < linear.n_inputs:
         raise ParameterError(f"{linear.n_inputs} inputs and {linear.n_outputs} outputs: energy of some input is lost")
     n, lines, channels = linear.n_states, linear.delays.size, linear.n_outputs
@@ -293,7 +294,7 @@ def complete_allpass(
     """
     matrix = _square(A)
     n = len(matrix)
-    m = np.ones(n, np.int64) if delays is None else np.asarray(delays)
+    m = np.ones(n, np.int64) if delays is None else real_array("delays", delays)
     if m.shape != (n,):
         raise ParameterError(f"delays of shape {m.shape} for a matrix of {n} lines: give one a line")
     W, s, Z = np.linalg.svd(matrix)
@@ -313,10 +314,7 @@ def complete_allpass(
 
 
 def _square(A: ArrayLike) -> Real:
-    try:
-        matrix = np.asarray(A, np.float64)
-    except (TypeError, ValueError):
-        raise ParameterError("A must be a square matrix of numbers") from None
+    matrix = reals("A", A)
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
         raise ParameterError(f"A has shape {matrix.shape}: it must be a square matrix")
     if not np.isfinite(matrix).all():
