@@ -16,6 +16,8 @@ from .arima import Forecast as Forecast
 from .arima import OrderSelection as OrderSelection
 from .arima import fit_arima as fit_arima
 from .arima import select_order as select_order
+from .circuits import DiodeClipper as DiodeClipper
+from .circuits import overdrive as overdrive
 from .coupled import CoupledForm as CoupledForm
 from .dense import Dense as Dense
 from .elman import Elman as Elman
@@ -37,6 +39,8 @@ from .lattice import Lattice as Lattice
 from .lstm import LSTM as LSTM
 from .nade import NADE as NADE
 from .named import named as named
+from .oversampling import Oversampled as Oversampled
+from .oversampling import Polyphase as Polyphase
 from .paraunitary import ParaunitaryFIR as ParaunitaryFIR
 from .prediction import LinearPrediction as LinearPrediction
 from .prediction import linear_prediction as linear_prediction
@@ -55,4 +59,6 @@ from .tracking import extended_kalman_filter as extended_kalman_filter
 from .tracking import particle_filter as particle_filter
 from .tracking import unscented_kalman_filter as unscented_kalman_filter
 from .var import VarFit as VarFit
+from .var import VarOrderSelection as VarOrderSelection
 from .var import fit_var as fit_var
+from .var import select_var_order as select_var_order

@@ -2,6 +2,7 @@ from . import audio as audio
 from . import distortion as distortion
 from . import filters as filters
 from . import identification as identification
+from . import losses as losses
 from . import midi as midi
 from . import plots as plots
 from . import realization as realization
@@ -11,6 +12,7 @@ from . import response as response
 from . import stability as stability
 from . import testing as testing
 from . import training as training
+from .composition import Crossfade as Crossfade
 from .composition import Feedback as Feedback
 from .composition import Knobs as Knobs
 from .composition import Latency as Latency

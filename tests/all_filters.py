@@ -6,7 +6,7 @@ import numpy as np
 from scipy import signal
 
 import rnndsp
-from rnndsp import Feedback, Framed, Knobs, Latency, Parallel, Residual, Smoothed, Stack
+from rnndsp import Crossfade, Feedback, Framed, Knobs, Latency, Parallel, Residual, Smoothed, Stack
 from rnndsp.filters import (
     ARIMA,
     GRU,
@@ -22,11 +22,13 @@ from rnndsp.filters import (
     DampedNetwork,
     DelayStateSpace,
     Dense,
+    DiodeClipper,
     Elman,
     FeedbackDelayNetwork,
     GerzonAllpass,
     KalmanFilter,
     Lattice,
+    Oversampled,
     ParaunitaryFIR,
     Reverb,
     Shaper,
@@ -154,9 +156,17 @@ FILTERS: dict[str, Callable[[], rnndsp.Filter]] = {
     "damped network": lambda: DampedNetwork(
         [7, 11, 13, 17, 19], t60_s=[0.01, 0.005], bands_hz=[1000, 9000], sample_rate=RATE, n_channels=2, dry=0.5
     ),
+    "damped network with a knob": lambda: DampedNetwork(
+        [7, 11, 13, 17, 19], t60_s=[0.01, 0.005], bands_hz=[1000, 9000], sample_rate=RATE, n_channels=2, control_s=0.01
+    ),
+    "crossfade": lambda: Crossfade(LSTM(1, 3) >> Dense(3, 1), StateVariable(sample_rate=RATE) >> Latency(4), mix=0.3),
     "damped network modulated": lambda: DampedNetwork(
         [7, 11, 13, 17, 19], t60_s=0.01, sample_rate=RATE, n_channels=2, modulation=0.5, modulation_hz=50
     ),
     "taps": lambda: Taps([0, 3, 11, 3], _random(4, 3, 2)),
+    "diode clipper": lambda: DiodeClipper(gain_db=20, thermal_v=(0.09, 0.045), sample_rate=RATE),
+    "oversampled": lambda: Oversampled(
+        DiodeClipper(gain_db=20, knob="drive_db", sample_rate=3 * RATE) >> Latency(2), 3, reach=4
+    ),
     "reverb modulated": lambda: Reverb("plate", t60_s=0.1, size=0.05, modulation=1.0, sample_rate=8000),
 }
