@@ -45,9 +45,9 @@ def _identity_adjoint(a: Any, r: Any, s: Any, p: Any, d: Any) -> Any:
 
 
 _UNITS = {
-    "tanh": (Stage(_tanh, _tanh_adjoint, n_gates=1, n_out=1),),
-    "relu": (Stage(_relu, _relu_adjoint, n_gates=1, n_out=1),),
-    "identity": (Stage(_identity, _identity_adjoint, n_gates=1, n_out=1),),
+    "tanh": (Stage(_tanh, _tanh_adjoint, n_gates=1, n_out=1, apart=0),),
+    "relu": (Stage(_relu, _relu_adjoint, n_gates=1, n_out=1, apart=0),),
+    "identity": (Stage(_identity, _identity_adjoint, n_gates=1, n_out=1, apart=0),),
 }
 
 

@@ -53,10 +53,10 @@ def _candidate_adjoint(a: Any, r: Any, s: Any, p: Any, d: Any) -> Any:
 
 
 _RESETS = {
-    "after": (Stage(_after, _after_adjoint, n_gates=3, n_out=1),),
+    "after": (Stage(_after, _after_adjoint, n_gates=3, n_out=1, apart=1),),
     "before": (
-        Stage(_gates, _gates_adjoint, n_gates=2, n_out=3),
-        Stage(_candidate, _candidate_adjoint, n_gates=1, n_out=1),
+        Stage(_gates, _gates_adjoint, n_gates=2, n_out=3, apart=0),
+        Stage(_candidate, _candidate_adjoint, n_gates=1, n_out=1, apart=0),
     ),
 }
 

@@ -70,7 +70,7 @@ class LSTM(Cell):
 
     state_names = ("h", "c")
     saturating = True
-    stages = (Stage(_unit, _adjoint, n_gates=4, n_out=2),)
+    stages = (Stage(_unit, _adjoint, n_gates=4, n_out=2, apart=0),)
 
     def _published_tests(self, u: Interval) -> tuple[Test, ...]:
         """Input-to-state stability and contraction by the norms of the literature, h within ±1.

@@ -1,4 +1,4 @@
-"""The time loops of all cells, derived from their units: forward (with a tape or without), and back through time."""
+"""The time loops of all cells, derived from their units: forward, with a tape or without."""
 
 from __future__ import annotations
 
@@ -10,44 +10,90 @@ from numba.core.errors import TypingError
 from numpy.typing import NDArray
 
 from rnndsp._jit import inline, kernel, specialise
-from rnndsp._mixing import affine, gather, put_out, rows, scatter, unmix
-from rnndsp._vectors import aligned, every, lanes, load, load_each, store, transpose
+from rnndsp._mixing import affine, put_out
+from rnndsp._vectors import aligned, every, lanes, load, load_each, store, transpose, zeros
 from rnndsp.activations import flush
 
-__all__ = ["Lanes", "Runner", "Weights", "backward_loop", "batched", "forward_loop", "lanes_across", "nones"]
+__all__ = [
+    "Lanes",
+    "Runner",
+    "batched",
+    "forward_loop",
+    "lanes_across",
+    "load_gates",
+    "nones",
+    "split_gates",
+    "store_each",
+]
 
 
-class Weights(NamedTuple):
-    """What the backward loop reads of one stage; ``gates`` and ``out`` are tuples of None, known when compiling."""
+def nones(n: int) -> tuple[None, ...]:
+    return (None,) * n
 
-    W: Any
-    U: Any
-    p: Any
-    gates: Any
-    out: Any
+
+def split_gates(stage: Any) -> tuple[tuple[None, ...], tuple[None, ...]]:
+    """The gates whose a and r the adjoint needs apart, and those of which it only needs a + r."""
+    return nones(stage.n_apart), nones(stage.n_gates - stage.n_apart)
 
 
 # Bytes of weights that stay in the first-level cache from one frame to the next.
 L1 = 32768
 
 
-def _store_each(x, at, step, values, count, lanes):
+def store_each(x, at, step, values, count, lanes):
     """Write a tuple of ``len(count)`` numbers or vectors, ``step`` apart, and flushed."""
 
 
-@specialise(_store_each)
+@specialise(store_each)
 def _store_some(x, at, step, values, count, lanes):
     if len(values) != count.count:
         raise TypingError(f"a unit returned {len(values)} values where its stage says n_out={count.count}")
 
     def several(x, at, step, values, count, lanes):
         store(x, at, flush(values[0]), lanes)
-        _store_each(x, at + step, step, values[1:], count[1:], lanes)
+        store_each(x, at + step, step, values[1:], count[1:], lanes)
 
     def none(x, at, step, values, count, lanes):
         pass
 
     return several if len(values) else none
+
+
+@inline
+def _store_gates(x, at, step, a, r, apart, summed, lanes):
+    """Write what the adjoint needs of the pre-activations: a of the gates ``apart``, a + r of the others, r of those.
+
+    The gates apart are the last ones. So what W mixes stands in a row, and what U mixes.
+    """
+    store_each(x, at, step, every(a, summed, (None,)), apart, lanes)
+    at += len(apart) * step
+    _store_sums(x, at, step, a, r, summed, lanes)
+    store_each(x, at + len(summed) * step, step, every(r, summed, (None,)), apart, lanes)
+
+
+def _store_sums(x, at, step, a, r, summed, lanes):
+    """Write the sums of the first ``len(summed)`` entries of two tuples."""
+
+
+@specialise(_store_sums)
+def _store_sum(x, at, step, a, r, summed, lanes):
+    def several(x, at, step, a, r, summed, lanes):
+        store(x, at, flush(a[0] + r[0]), lanes)
+        _store_sums(x, at + step, step, a[1:], r[1:], summed[1:], lanes)
+
+    def none(x, at, step, a, r, summed, lanes):
+        pass
+
+    return several if summed.count else none
+
+
+@inline
+def load_gates(x, at, step, apart, summed, lanes):
+    """What :func:`_store_gates` wrote, as (a, r); where only the sum is known, it is given as a."""
+    a = load_each(x, at, step, lanes, lanes, apart)
+    at += len(apart) * step
+    sums = load_each(x, at, step, lanes, lanes, summed)
+    return sums + a, zeros(sums) + load_each(x, at + len(summed) * step, step, lanes, lanes, apart)
 
 
 def _put(y, first, t, tape, at, n_voices, lanes, entry):
@@ -69,7 +115,7 @@ def _put_voices(y, first, t, tape, at, n_voices, lanes, entry):
             # as in put_out, whole vectors go where they are written over
             if n_voices == len(lanes) and goal + j + len(lanes) <= stop:
                 source, last = at + j * len(lanes), at + (n - 1) * len(lanes)
-                transpose(y, goal + j, y.shape[1] * n, tape, source, last, lanes)
+                transpose(y, goal + j, y.shape[1] * n, tape, source, len(lanes), last, lanes)
             else:
                 for voice in range(n_voices):
                     for k in range(j, min(n, j + len(lanes))):
@@ -97,6 +143,16 @@ class Lanes(NamedTuple):
         """Numbers in a row for each unit to have one a voice."""
         return self.blocks(n_units) * len(self.all) * len(self.units)
 
+    @property
+    def back(self) -> tuple[None, ...]:
+        """How many vectors of the derivative by h are summed at a time."""
+        return nones(8 if len(self.entry) > 1 else 2)
+
+    @property
+    def tile(self) -> tuple[tuple[None, ...], tuple[None, ...]]:
+        """Rows and columns of a matrix of sums that are kept in registers, of which there are 32 of the widest sort."""
+        return (nones(6), nones(4)) if len(self.all) * 4 >= 32 else (nones(4), nones(2))
+
     def frame(self, n_inputs: int) -> int:
         """Numbers in a row for an input frame of each voice."""
         return -(-n_inputs * len(self.entry) // len(self.all)) * len(self.all)
@@ -118,16 +174,17 @@ def forward_loop(stages: Any, n_states: int, n_params: int, dense: bool, shape: 
     """Compile the time loop for a tuple of stages. The functions are captured, so that they enter the cache key.
 
     ``tape`` has a row for every frame and one for what comes after it, or just two to be used in turn. In a row stand
-    the input frame, then for every stage what enters, a and r, each ``m`` numbers a part. Units (or units times voices)
-    are taken in blocks, the weights in the order in which they are read.
+    the input frame, then for every stage what enters and its pre-activations (:func:`_store_gates`), each ``m`` numbers
+    a part. Units (or units times voices) are taken in blocks, the weights in the order in which they are read.
     """
     two = len(stages) == 2
     unit0, unit1 = stages[0].unit, stages[-1].unit
     entering0, entering1 = nones(n_states), nones(stages[0].n_out)
     gates0, gates1, params = nones(stages[0].n_gates), nones(stages[-1].n_gates), nones(n_params)
     lanes, weight, entry, units = plain = tuple(shape)
-    counts0 = (gates0, nones(len(gates0) * len(units)), entering0, nones(stages[0].n_out), params)
-    counts1 = (gates1, nones(len(gates1) * len(units)), entering1, nones(stages[-1].n_out), params)
+    counts0 = (*split_gates(stages[0]), nones(len(gates0) * len(units)), entering0, nones(stages[0].n_out), params)
+    counts1 = (*split_gates(stages[-1]), nones(len(gates1) * len(units)), entering1, nones(stages[-1].n_out), params)
+    kept = stages[0].n_kept
     one = nones(1)
     for stage in stages:
         inline(stage.unit)
@@ -136,11 +193,14 @@ def forward_loop(stages: Any, n_states: int, n_params: int, dense: bool, shape: 
     def forward(u, y, x, weights, tape, m, enter, taped):
         n_frames, n_inputs, n, width = u.shape[1], u.shape[2], y.shape[2], tape.shape[2]
         n_mixed = n if dense else 1
-        between = enter + (len(entering0) + 2 * len(gates0)) * m
+        between = enter + (len(entering0) + kept) * m
         second = m // len(lanes) * len(weight) * (len(gates0) * (2 + n_inputs + n_mixed) + len(params))
         for first in range(0, u.shape[0], len(entry)):
             n_voices = min(len(entry), u.shape[0] - first)
-            row = after = first * (n_frames + 1) * width if taped else 0
+            row = after = first // len(entry) * (n_frames + 1) * width if taped else 0
+            # also where there is no voice and no unit: nothing may be left there of what went before
+            for i in range(row, row + enter + len(entering0) * m):
+                store(tape, i, 0.0, one)
             for voice in range(n_voices):
                 for part in range(len(entering0)):
                     for j in range(n):
@@ -151,6 +211,9 @@ def forward_loop(stages: Any, n_states: int, n_params: int, dense: bool, shape: 
                 for voice in range(n_voices):
                     for i in range(n_inputs):
                         store(tape, row + i * len(entry) + voice, u[first + voice, t, i], one)
+                for voice in range(n_voices, len(entry)):
+                    for i in range(n_inputs):
+                        store(tape, row + i * len(entry) + voice, 0.0, one)
                 # there and back: what was read last is still in the cache
                 back = t % 2 == 1 and weights.size * weights.itemsize > L1
                 sizes = (row, m, n_inputs, n_mixed)
@@ -176,7 +239,7 @@ def _through(unit, weights, at, tape, enter, leave, sizes, how, counts, shape):
     """One stage of a frame: from the parts at ``enter`` in its row to those at ``leave``."""
     row, m, n_inputs, n_mixed = sizes
     dense, back, _ = how
-    _, mixed, _, _, params = counts
+    _, _, mixed, _, _, params = counts
     lanes, weight, entry, units = shape
     step = len(mixed) * len(weight)
     block = step * (2 + n_inputs + n_mixed) + len(params) * len(units) * len(weight)
@@ -203,16 +266,14 @@ def _apply(unit, a, r, done, weights, at, tape, enter, leave, m, how, counts, sh
 @specialise(_apply)
 def _apply_to_each(unit, a, r, done, weights, at, tape, enter, leave, m, how, counts, shape):
     def several(unit, a, r, done, weights, at, tape, enter, leave, m, how, counts, shape):
-        gates, _, entering, leaving, params = counts
+        apart, summed, _, entering, leaving, params = counts
         lanes, weight, _, units = shape
         own_a, own_r = every(a, done, units), every(r, done, units)
         s = load_each(tape, enter, m, lanes, lanes, entering)
         p = load_each(weights, at, len(units) * len(weight), weight, lanes, params)
         if how[2]:
-            pre = enter + len(entering) * m
-            _store_each(tape, pre, m, own_a, gates, lanes)
-            _store_each(tape, pre + len(gates) * m, m, own_r, gates, lanes)
-        _store_each(tape, leave, m, unit(own_a, own_r, s, p), leaving, lanes)
+            _store_gates(tape, enter + len(entering) * m, m, own_a, own_r, apart, summed, lanes)
+        store_each(tape, leave, m, unit(own_a, own_r, s, p), leaving, lanes)
         step = len(lanes)
         _apply(unit, a, r, (*done, None), weights, at + 1, tape, enter + step, leave + step, m, how, counts, shape)
 
@@ -220,57 +281,6 @@ def _apply_to_each(unit, a, r, done, weights, at, tape, enter, leave, m, how, co
         pass
 
     return several if done.count < shape[3].count else none
-
-
-@inline
-def _back(adjoint, w, x, entering, a, r, d, da, dr, dx, dp):
-    """The adjoint of :func:`_through`: from d, the derivative by ``out``, to da, dr, dx, dp."""
-    s, parts = rows(x, entering), rows(d, w.out)
-    gate_a, gate_r, gate_da, gate_dr = rows(a, w.gates), rows(r, w.gates), rows(da, w.gates), rows(dr, w.gates)
-    ds, own = rows(dx, entering), rows(dp, w.p)
-    for j in range(s[0].size):
-        g = adjoint(gather(gate_a, j), gather(gate_r, j), gather(s, j), gather(w.p, j), gather(parts, j))
-        scatter(gate_da, j, g[0])
-        scatter(gate_dr, j, g[1])
-        scatter(ds, j, g[2])
-        scatter(own, j, g[3])
-    unmix(ds[0], w.U, dr)
-
-
-@cache
-def backward_loop(stages: Any) -> Any:
-    """Compile back-propagation through time for a tuple of stages."""
-    two = len(stages) == 2
-    adjoint0, adjoint1 = stages[0].adjoint, stages[-1].adjoint
-    for stage in stages:
-        inline(stage.adjoint)
-
-    @kernel
-    def backward(dy, dx, weights, state, tapes, gates):
-        d = np.empty(dx.shape[1], dx.dtype)
-        for voice in range(dy.shape[0]):
-            for t in range(dy.shape[1] - 1, -1, -1):
-                for i in range(d.size):
-                    d[i] = dx[voice, i]
-                for j in range(dy.shape[2]):
-                    d[j] += dy[voice, t, j]
-                x0, a0, r0 = tapes[0]
-                da, dr, dp = gates[0]
-                entry, a, r = x0[voice, t], a0[voice, t], r0[voice, t]
-                if two:
-                    x1, a1, r1 = tapes[1]
-                    da1, dr1, dp1 = gates[1]
-                    inner, between = x1[voice, t], weights[0].out
-                    dinner = np.empty(inner.size, d.dtype)
-                    ga, gr, gp = da1[voice, t], dr1[voice, t], dp1[voice, t]
-                    _back(adjoint1, weights[1], inner, between, a1[voice, t], r1[voice, t], d, ga, gr, dinner, gp)
-                    ha, hr, hp = da[voice, t], dr[voice, t], dp[voice, t]
-                    _back(adjoint0, weights[0], entry, state, a, r, dinner, ha, hr, dx[voice], hp)
-                else:
-                    ha, hr, hp = da[voice, t], dr[voice, t], dp[voice, t]
-                    _back(adjoint0, weights[0], entry, state, a, r, d, ha, hr, dx[voice], hp)
-
-    return backward
 
 
 class Runner(NamedTuple):
@@ -281,14 +291,12 @@ class Runner(NamedTuple):
     part: int
     frame: int
     width: int
-
-    @property
-    def parts(self) -> int:
-        return (self.width - self.frame) // self.part
+    shape: Lanes
 
     def rows(self, n_voices: int = 1, n_frames: int = 1) -> NDArray[Any]:
-        """A row for every frame and one for what comes after the last."""
-        return aligned((n_voices, n_frames + 1, self.width), self.weights.dtype)
+        """A row for every frame and one for what comes after the last, for each group of voices; of any contents."""
+        n_groups = -(-n_voices // len(self.shape.entry))
+        return aligned((n_groups, n_frames + 1, self.width), self.weights.dtype, blank=False)
 
     def run(
         self, u: NDArray[Any], x: NDArray[Any], y: NDArray[Any], rows: NDArray[Any], *, taped: bool = False
@@ -304,7 +312,3 @@ def batched(n_voices: int, wide: int, n_units: int) -> int:
     whole = n_voices // wide * wide
     worth = wide / 2 if n_units <= wide else wide * 3 / 4
     return n_voices if n_voices - whole >= worth else whole
-
-
-def nones(n: int) -> tuple[None, ...]:
-    return (None,) * n

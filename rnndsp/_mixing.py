@@ -1,6 +1,6 @@
-"""Matrix times vector inside kernels, and tuples of rows: the linear half of every cell."""
+"""Matrix times vector inside kernels: the linear half of every cell."""
 
-from rnndsp._jit import inline, kernel, specialise
+from rnndsp._jit import inline, kernel
 from rnndsp._vectors import accumulate, fma, fold, keep, lane, load, load_each, put, store, widen
 
 __all__ = [
@@ -9,12 +9,8 @@ __all__ = [
     "affine",
     "all_finite",
     "dot",
-    "gather",
     "load_some",
     "put_out",
-    "rows",
-    "scatter",
-    "unmix",
 ]
 
 
@@ -119,108 +115,3 @@ def all_finite(x):
         number = load(x, i, (None,), (None,))
         bad += number - number != 0
     return bad == 0
-
-
-def unmix(out, weights, d):
-    """``out += U.T d``, for ``weights`` = U as it is, or the vector of all gates' diagonals."""
-
-
-@specialise(unmix)
-def _unmix(out, weights, d):
-    def dense(out, weights, d):
-        add_product(out, weights, d)
-
-    def diagonal(out, weights, d):
-        n = out.size
-        for start in range(0, d.size, n):
-            for j in range(n):
-                out[j] += weights[start + j] * d[start + j]
-
-    return dense if weights.ndim == 2 else diagonal
-
-
-# Numba has no tuple comprehension, so each length up to six is written out.
-
-
-def rows(vector, count):
-    """Cut a vector into ``len(count)`` equal views; views, as indexing ``vector[n + j]`` would stop the vectoriser."""
-
-
-_ROWS = {
-    0: lambda vector, count: (),
-    1: lambda vector, count: (vector,),
-    2: lambda vector, count: _cut2(vector, vector.size // 2),
-    3: lambda vector, count: _cut3(vector, vector.size // 3),
-    4: lambda vector, count: _cut4(vector, vector.size // 4),
-    5: lambda vector, count: _cut5(vector, vector.size // 5),
-    6: lambda vector, count: _cut6(vector, vector.size // 6),
-}
-
-
-@inline
-def _cut2(v, n):
-    return v[:n], v[n:]
-
-
-@inline
-def _cut3(v, n):
-    return v[:n], v[n : 2 * n], v[2 * n :]
-
-
-@inline
-def _cut4(v, n):
-    return v[:n], v[n : 2 * n], v[2 * n : 3 * n], v[3 * n :]
-
-
-@inline
-def _cut5(v, n):
-    return v[:n], v[n : 2 * n], v[2 * n : 3 * n], v[3 * n : 4 * n], v[4 * n :]
-
-
-@inline
-def _cut6(v, n):
-    return v[:n], v[n : 2 * n], v[2 * n : 3 * n], v[3 * n : 4 * n], v[4 * n : 5 * n], v[5 * n :]
-
-
-@specialise(rows)
-def _rows(vector, count):
-    return _ROWS[len(count)]
-
-
-def gather(parts, j):
-    """Entry ``j`` of each of a tuple of vectors, as a tuple of numbers."""
-
-
-_GATHER = {
-    0: lambda parts, j: (),
-    1: lambda parts, j: (parts[0][j],),
-    2: lambda parts, j: (parts[0][j], parts[1][j]),
-    3: lambda parts, j: (parts[0][j], parts[1][j], parts[2][j]),
-    4: lambda parts, j: (parts[0][j], parts[1][j], parts[2][j], parts[3][j]),
-    5: lambda parts, j: (parts[0][j], parts[1][j], parts[2][j], parts[3][j], parts[4][j]),
-    6: lambda parts, j: (parts[0][j], parts[1][j], parts[2][j], parts[3][j], parts[4][j], parts[5][j]),
-}
-
-
-@specialise(gather)
-def _gather(parts, j):
-    return _GATHER[len(parts)]
-
-
-def scatter(parts, j, values):
-    """Write a tuple of numbers to entry ``j`` of each of a tuple of vectors."""
-
-
-@specialise(scatter)
-def _scatter(parts, j, values):
-    def one(parts, j, values):
-        parts[0][j] = values[0]
-
-    def several(parts, j, values):
-        parts[0][j] = values[0]
-        scatter(parts[1:], j, values[1:])
-
-    def none(parts, j, values):
-        pass
-
-    return (none, one, several)[min(len(parts), 2)]

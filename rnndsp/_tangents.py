@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rnndsp._jit import inline, kernel, specialise
+from rnndsp._loops import load_gates, split_gates
 from rnndsp._vectors import fma, lanes, load, load_each, store, total
 
 if TYPE_CHECKING:
@@ -124,6 +125,7 @@ def local_loop(stage: Any, n_in: int, n_params: int, lanes: tuple[None, ...]) ->
     adjoint = stage.adjoint
     inline(adjoint)
     entering, gates, params, out = ((None,) * n for n in (n_in, stage.n_gates, n_params, stage.n_out))
+    apart, summed = split_gates(stage)
 
     @kernel
     def local(tape: Any, enter: Any, m: Any, W: Any, U: Any, p: Any, J: Any, B: Any) -> Any:
@@ -139,8 +141,7 @@ def local_loop(stage: Any, n_in: int, n_params: int, lanes: tuple[None, ...]) ->
                 d = load_each(seed, 0, len(lanes), lanes, lanes, out)
                 for j in range(0, m, len(lanes)):
                     at = t * width + j
-                    a = load_each(tape, at + pre, m, lanes, lanes, gates)
-                    r = load_each(tape, at + pre + len(gates) * m, m, lanes, lanes, gates)
+                    a, r = load_gates(tape, at + pre, m, apart, summed, lanes)
                     s = load_each(tape, at + enter, m, lanes, lanes, entering)
                     g = adjoint(a, r, s, load_each(p, j, m, lanes, lanes, params), d)
                     _put_each(da, j, m, g[0], lanes)

@@ -24,6 +24,7 @@ from numpy.typing import DTypeLike, NDArray
 __all__ = [
     "Vector",
     "accumulate",
+    "add_tile",
     "aligned",
     "every",
     "flushed",
@@ -35,6 +36,7 @@ __all__ = [
     "larger",
     "load",
     "load_each",
+    "outer",
     "power_of_two",
     "put",
     "smaller",
@@ -42,6 +44,7 @@ __all__ = [
     "total",
     "transpose",
     "widen",
+    "zeros",
 ]
 
 CACHE_LINE = 64  # bytes
@@ -57,10 +60,11 @@ def lanes(dtype: np.dtype[Any]) -> int:
     return n_bytes // dtype.itemsize
 
 
-def aligned(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
-    """Zeros that start at a cache line, as vectors that lie across two take twice as long to load."""
+def aligned(shape: tuple[int, ...], dtype: DTypeLike, *, blank: bool = True) -> NDArray[Any]:
+    """Zeros that start at a cache line, as vectors that lie across two take twice as long to load; or anything, if not
+    ``blank``."""
     n_bytes = math.prod(shape) * np.dtype(dtype).itemsize
-    raw = np.zeros(n_bytes + CACHE_LINE, np.uint8)
+    raw = (np.zeros if blank else np.empty)(n_bytes + CACHE_LINE, np.uint8)
     start = -raw.ctypes.data % CACHE_LINE
     return raw[start : start + n_bytes].view(dtype).reshape(shape)
 
@@ -335,6 +339,16 @@ def keep(_context: Any, value: Any, count: Any) -> Any:
 
 
 @_intrinsic
+def zeros(_context: Any, values: Any) -> Any:
+    """A tuple of zeros, of the types of ``values``."""
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return ir.Constant(arguments[0].type, None)
+
+    return values(values), codegen
+
+
+@_intrinsic
 def lane(_context: Any, value: Any, i: Any) -> Any:
     """The number in one lane."""
 
@@ -360,9 +374,9 @@ def store(_context: Any, array: Any, at: Any, value: Any, n_lanes: Any) -> Any:
 
 
 @_intrinsic
-def transpose(_context: Any, y: Any, at: Any, step: Any, x: Any, start: Any, last: Any, n_lanes: Any) -> Any:
-    """As many vectors of ``x`` as there are lanes, from ``start`` on (the one at ``last`` again where they end sooner):
-    their first numbers go to ``y[at:]``, their second ones to ``y[at + step:]``, and so on."""
+def transpose(_context: Any, y: Any, at: Any, step: Any, x: Any, start: Any, gap: Any, last: Any, n_lanes: Any) -> Any:
+    """As many vectors of ``x`` as there are lanes, ``gap`` apart from ``start`` on (that at ``last`` again where they
+    end sooner): their first numbers go to ``y[at:]``, their second ones to ``y[at + step:]``, and so on."""
     _require_writable(y)
     if y.dtype != x.dtype:
         raise TypingError(f"transpose from {x} to {y}")
@@ -372,10 +386,10 @@ def transpose(_context: Any, y: Any, at: Any, step: Any, x: Any, start: Any, las
         rows = []
         place = values[4]
         for _ in range(n):
-            inside = builder.icmp_signed("<", place, values[5])
-            pointer = _address(context, builder, x, values[3], builder.select(inside, place, values[5]))
+            inside = builder.icmp_signed("<", place, values[6])
+            pointer = _address(context, builder, x, values[3], builder.select(inside, place, values[6]))
             rows.append(_read(builder, pointer, 0, n, n))
-            place = builder.add(place, ir.IntType(64)(n))
+            place = builder.add(place, values[5])
         # pairs of rows exchange every other number, then every other two, ...
         half = 1
         while half < n:
@@ -396,7 +410,7 @@ def transpose(_context: Any, y: Any, at: Any, step: Any, x: Any, start: Any, las
             goal = builder.add(goal, values[2])
         return context.get_dummy_value()
 
-    return types.void(y, types.intp, types.intp, x, types.intp, types.intp, n_lanes), codegen
+    return types.void(y, types.intp, types.intp, x, types.intp, types.intp, types.intp, n_lanes), codegen
 
 
 # ---- sums of products in registers
@@ -457,23 +471,72 @@ def fold(_context: Any, sums: Any, count: Any) -> Any:
     return kind(sums, count), codegen
 
 
+def _sum_of_lanes(builder: Any, part: Any) -> Any:
+    n = part.type.count if isinstance(part.type, ir.VectorType) else 1
+    while n > 1:
+        n //= 2
+        halves = (ir.Constant(ir.VectorType(ir.IntType(32), n), [*range(k, k + n)]) for k in (0, n))
+        low, high = (builder.shuffle_vector(part, part, half) for half in halves)
+        part = builder.fadd(low, high)
+        if n == 1:
+            part = builder.extract_element(part, ir.IntType(32)(0))
+    return part
+
+
 @_intrinsic
 def total(_context: Any, value: Any) -> Any:
     """The sum over all lanes: halves, then quarters, and so on."""
 
     def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        (part,) = values
-        n = value.lanes if isinstance(value, Vector) else 1
-        while n > 1:
-            n //= 2
-            halves = (ir.Constant(ir.VectorType(ir.IntType(32), n), [*range(k, k + n)]) for k in (0, n))
-            low, high = (builder.shuffle_vector(part, part, half) for half in halves)
-            part = builder.fadd(low, high)
-            if n == 1:
-                part = builder.extract_element(part, ir.IntType(32)(0))
-        return part
+        return _sum_of_lanes(builder, values[0])
 
     return getattr(value, "dtype", value)(value), codegen
+
+
+@_intrinsic
+def outer(_context: Any, sums: Any, rows: Any, x: Any, at: Any, width: Any, start: Any, n_lanes: Any) -> Any:
+    """``sums[i, j] += x[at + i] * x[start + j]``, ``len(rows)`` rows of a tuple of vectors.
+
+    Entries of the rows are ``len(width)`` numbers wide (and apart), those of the columns one a lane.
+    """
+
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        totals = cgutils.unpack_tuple(builder, values[0], sums.count)
+        left, right = (_address(context, builder, x, values[2], place) for place in (values[3], values[5]))
+        n_columns = sums.count // rows.count
+        n = n_lanes.count
+        columns = [_read(builder, right, j * n, n, n) for j in range(n_columns)]
+        for i in range(rows.count):
+            factor = _read(builder, left, i * width.count, width.count, n)
+            for j, column in enumerate(columns):
+                totals[i * n_columns + j] = _llvm(builder, "fmuladd", factor, column, totals[i * n_columns + j])
+        return context.make_tuple(builder, sums, totals)
+
+    return sums(sums, rows, x, types.intp, width, types.intp, n_lanes), codegen
+
+
+@_intrinsic
+def add_tile(_context: Any, out: Any, at: Any, step: Any, sums: Any, rows: Any, width: Any) -> Any:
+    """Add ``len(rows)`` rows of a tuple to those of ``out``, ``step`` apart from ``at`` on: each vector as it is, or
+    where ``len(width)`` is 1, the sum of its lanes."""
+    _require_writable(out)
+
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        n_columns = sums.count // rows.count
+        place = values[1]
+        for i, value in enumerate(cgutils.unpack_tuple(builder, values[3], sums.count)):
+            if i and i % n_columns == 0:
+                place = builder.add(place, values[2])
+            pointer = _address(context, builder, out, values[0], place)
+            pointer = builder.gep(pointer, [ir.IntType(64)(i % n_columns * width.count)])
+            part = _sum_of_lanes(builder, value) if width.count == 1 else value
+            pointer = builder.bitcast(pointer, part.type.as_pointer())
+            before = builder.load(pointer)
+            before.align = _ALIGN[out.dtype]
+            builder.store(builder.fadd(before, part), pointer).align = _ALIGN[out.dtype]
+        return context.get_dummy_value()
+
+    return types.void(out, types.intp, types.intp, sums, rows, width), codegen
 
 
 @_intrinsic

@@ -220,14 +220,30 @@ class Series(_Composition):
         return signal, memories
 
     def _adjoint(self, memory: Any, dy: NDArray[Any], dx: NDArray[Any]) -> Backward:
+        dy, columns, parts, params = self._back(memory, dy, dx)
+        first = self.children[0]
+        du, part, own = first._adjoint(memory[0], np.ascontiguousarray(dy), parts[0])
+        dy, columns[0] = du[..., : first.n_inputs], du[..., first.n_inputs :]
+        dx = np.concatenate([part, *parts[1:]], axis=1)
+        return np.concatenate([dy, *columns], axis=-1), dx, _prefixed([own, *params[1:]])
+
+    def _adjoint_of_params(self, memory: Any, dy: NDArray[Any], dx: NDArray[Any]) -> tuple[NDArray[Any], Params]:
+        dy, _, parts, params = self._back(memory, dy, dx)
+        part, own = self.children[0]._adjoint_of_params(memory[0], np.ascontiguousarray(dy), parts[0])
+        return np.concatenate([part, *parts[1:]], axis=1), _prefixed([own, *params[1:]])
+
+    def _back(
+        self, memory: Any, dy: NDArray[Any], dx: NDArray[Any]
+    ) -> tuple[NDArray[Any], list[NDArray[Any]], list[NDArray[Any]], list[Params]]:
+        """From the end to the output of the first child."""
         parts = self._split(dx)[1:]
         params: list[Params] = [{}] * len(parts)
         columns: list[NDArray[Any]] = [dy] * len(parts)
-        for place in reversed(range(len(parts))):
+        for place in range(len(parts) - 1, 0, -1):
             child = self.children[place]
             du, parts[place], params[place] = child._adjoint(memory[place], np.ascontiguousarray(dy), parts[place])
             dy, columns[place] = du[..., : child.n_inputs], du[..., child.n_inputs :]
-        return np.concatenate([dy, *columns], axis=-1), np.concatenate(parts, axis=1), _prefixed(params)
+        return dy, columns, parts, params
 
     def _boundedness(self) -> Boundedness:
         kinds = [child._boundedness() for child in self.children]

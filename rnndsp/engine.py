@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from itertools import pairwise
 from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numba.core.errors import TypingError
 from numpy.typing import ArrayLike, NDArray
 
+from rnndsp._backward import Backward, Sums
 from rnndsp._checks import generator, whole_number
 from rnndsp._intervals import Interval
-from rnndsp._loops import Lanes, Runner, Weights, backward_loop, batched, forward_loop, lanes_across, nones
+from rnndsp._loops import Lanes, Runner, batched, forward_loop, lanes_across, nones
 from rnndsp._tangents import Jacobians, local_loop
 from rnndsp._vectors import aligned, lanes
 from rnndsp.errors import ParameterError
@@ -58,6 +58,16 @@ class Stage(NamedTuple):
     adjoint: Callable[..., Any]
     n_gates: int
     n_out: int
+    apart: int | None = None
+
+    @property
+    def n_apart(self) -> int:
+        return self.n_gates if self.apart is None else self.apart
+
+    @property
+    def n_kept(self) -> int:
+        """Parts that a tape holds of the pre-activations."""
+        return self.n_gates + self.n_apart
 
 
 class Cell(Filter):
@@ -253,19 +263,6 @@ class Cell(Filter):
         n, U = self.n_units, self.U.astype(np.float64)
         return U.reshape(-1, n, n) if U.ndim == 2 else np.einsum("gi,ij->gij", U.reshape(-1, n), np.eye(n))
 
-    def _weights(self, dtype: np.dtype[Any]) -> tuple[Weights, ...]:
-        """Private contiguous copies for the backward loop, one set a stage."""
-
-        def make() -> tuple[Weights, ...]:
-            p = tuple(self._own[name].astype(dtype) for name in self.unit_params)
-            return tuple(
-                Weights(W.astype(dtype), U.astype(dtype), p, nones(stage.n_gates), nones(stage.n_out))
-                for stage, W, U, _, _ in self._parts()
-            )
-
-        weights: tuple[Weights, ...] = self._derived(("weights", dtype), make)
-        return weights
-
     def _parts(self) -> Iterator[tuple[Stage, NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]]:
         """Each stage with its share of W, U, b and b_rec."""
         first = 0
@@ -314,9 +311,9 @@ class Cell(Filter):
     def _runner(self, dtype: np.dtype[Any], across: str) -> Runner:
         shape = self._shape(dtype, across)
         part, frame = shape.part(self.n_units), shape.frame(self.n_inputs)
-        width = frame + part * sum(n_in + 2 * stage.n_gates for n_in, stage in self._entering())
+        width = frame + part * sum(n_in + stage.n_kept for n_in, stage in self._entering())
         weights = self._stream(dtype, len(shape.weight) * len(shape.units))
-        runner = Runner(self._loop(shape), weights, part, frame, width)
+        runner = Runner(self._loop(shape), weights, part, frame, width, shape)
         try:
             u, x, y = (np.zeros((0, 0, n), dtype) for n in (self.n_inputs, 0, self.n_units))
             runner.run(u, x.reshape(0, 0), y, runner.rows())
@@ -342,56 +339,60 @@ class Cell(Filter):
             runner.run(u, x, y, state.workspace(runner.width, runner.rows))
 
     def _record(self, u: NDArray[Any], state: State) -> tuple[NDArray[Any], Any]:
+        n_voices, x = u.shape[0], state.rows
         y = np.empty((*u.shape[:2], self.n_units), u.dtype)
-        runner = self._ready(u.dtype, "units")
-        rows = runner.rows(*u.shape[:2])
-        runner.run(u, state.rows, y, rows, taped=True)
-        return y, (u, self._tapes(rows[:, :-1, runner.frame :].reshape(*u.shape[:2], runner.parts, runner.part)))
-
-    def _tapes(self, parts: NDArray[Any]) -> list[tuple[NDArray[Any], ...]]:
-        """What entered each stage, a and r, (voices, frames, vectors * n_units) each, without the blocks' padding."""
-        tapes, first = [], 0
-        for n_in, stage in self._entering():
-            cuts = [first, first + n_in, first + n_in + stage.n_gates, first + n_in + 2 * stage.n_gates]
-            own = (parts[:, :, i:j, : self.n_units] for i, j in pairwise(cuts))
-            tapes.append(tuple(np.ascontiguousarray(p).reshape(*p.shape[:2], p.shape[2] * p.shape[3]) for p in own))
-            first = cuts[-1]
-        return tapes
+        together = batched(n_voices, lanes(u.dtype), self.n_units) if n_voices > 1 else 0
+        shares = [("voices", slice(together))] if together else []
+        if together < n_voices or not n_voices:
+            shares.append(("units", slice(together, n_voices)))
+        memory = []
+        for across, own in shares:
+            runner = self._ready(u.dtype, across)
+            rows = runner.rows(len(u[own]), u.shape[1])
+            runner.run(u[own], x[own], y[own], rows, taped=True)
+            memory.append((across, own, rows))
+        return y, (u.shape, memory)
 
     def _adjoint(
         self, memory: Any, dy: NDArray[Any], dx: NDArray[Any]
     ) -> tuple[NDArray[Any], NDArray[Any], dict[str, NDArray[Any]]]:
-        u, tapes = memory
-        n, n_params, dtype = self.n_units, len(self.unit_params), u.dtype
-        gates = tuple(
-            (np.empty_like(a), np.empty_like(r), np.empty((*u.shape[:2], n_params * n), dtype)) for _, a, r in tapes
-        )
-        dx = np.ascontiguousarray(dx, dtype).copy()
-        weights, names = self._weights(dtype), nones(len(self.state_names))
-        backward_loop(self._chain)(np.ascontiguousarray(dy), dx, weights, names, tuple(tapes), gates)
-        # what remains are matrix products over all frames at once
-        da = np.concatenate([g[0] for g in gates], axis=-1).reshape(-1, self._gates * n)
-        dr = np.concatenate([g[1] for g in gates], axis=-1).reshape(-1, self._gates * n)
-        mixed = np.concatenate(
-            [np.tile(x[..., :n], stage.n_gates) for (x, _, _), stage in zip(tapes, self._chain, strict=True)], axis=-1
-        ).reshape(-1, self._gates * n)
-        if self.U.ndim == 1:
-            dU = np.sum(dr * mixed, axis=0)
-        else:
-            blocks = [dr[:, i : i + n].T @ mixed[:, i : i + n] for i in range(0, self._gates * n, n)]
-            dU = np.concatenate(blocks)
-        free = self._own[self._recurrence.param]
+        du = np.empty(memory[0], dy.dtype)
+        dx, params = self._back(memory, dy, dx, du)
+        return du, dx, params
+
+    def _adjoint_of_params(
+        self, memory: Any, dy: NDArray[Any], dx: NDArray[Any]
+    ) -> tuple[NDArray[Any], dict[str, NDArray[Any]]]:
+        return self._back(memory, dy, dx, None)
+
+    def _back(
+        self, memory: Any, dy: NDArray[Any], dx: NDArray[Any], du: NDArray[Any] | None
+    ) -> tuple[NDArray[Any], dict[str, NDArray[Any]]]:
+        n, dy, dx = self.n_units, np.ascontiguousarray(dy), dx.copy()
+        found = [
+            self._returner(dy.dtype, across).run(dy[own], dx[own], rows, None if du is None else du[own])
+            for across, own, rows in memory[1]
+        ]
+        sums = Sums(*(sum(parts[1:], parts[0]) for parts in zip(*found, strict=True)))
         params = {
-            "W": da.T @ u.reshape(-1, self.n_inputs),
-            self._recurrence.param: self._recurrence.adjoint(free, n, dU),
-            "b": da.sum(axis=0),
+            "W": sums.W,
+            self._recurrence.param: self._recurrence.adjoint(self._own[self._recurrence.param], n, sums.U),
+            "b": sums.a,
         }
         if self.recurrent_bias:
-            params["b_rec"] = dr.sum(axis=0)
-        dp = sum(g[2].sum(axis=(0, 1)) for g in gates)
-        params.update({name: dp[i * n : (i + 1) * n] for i, name in enumerate(self.unit_params)})
-        du = (da @ self._own["W"].astype(dtype)).reshape(u.shape)
-        return du, dx, params
+            params["b_rec"] = sums.r
+        return dx, {**params, **dict(zip(self.unit_params, sums.p, strict=True))}
+
+    def _returner(self, dtype: np.dtype[Any], across: str) -> Backward:
+        def make() -> Backward:
+            runner = self._ready(dtype, across)
+            matrices = [(W, U) for _, W, U, _, _ in self._parts()]
+            own = np.reshape([self._own[name] for name in self.unit_params], (-1, self.n_units))
+            sizes = (runner.part, runner.frame)
+            return Backward(self._chain, len(self.state_names), matrices, own, runner.shape, sizes, dtype)
+
+        found: Backward = self._derived(("back", across, dtype.char), make)
+        return found
 
     def jacobians(self, u: NDArray[Any], state: State) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Analytic Jacobians of the new state by the old one and by the input, at every frame of a trajectory.
@@ -422,15 +423,16 @@ class Cell(Filter):
         state.index += n_frames
         J = B = np.zeros(0)
         enter = runner.frame
-        for place, ((n_in, stage), w) in enumerate(zip(self._entering(), self._weights(dtype), strict=True)):
-            p = np.zeros((len(w.p), runner.part))
-            p[:, :n] = np.reshape(w.p, (-1, n))
+        p = np.zeros((len(self.unit_params), runner.part))
+        p[:, :n] = np.reshape([self._own[name] for name in self.unit_params], (-1, n))
+        for place, ((n_in, _), (stage, W, U, _, _)) in enumerate(zip(self._entering(), self._parts(), strict=True)):
+            W, U = W.astype(dtype), U.astype(dtype)
             through = np.empty((n_frames, stage.n_out * n, n_in * n))
             into = np.empty((n_frames, stage.n_out * n, self.n_inputs))
-            loop = self._derived(("local", place), self._local, stage, n_in, runner.part, w.U)
-            loop(tape, enter, runner.part, w.W, w.U, p, through, into)
+            loop = self._derived(("local", place), self._local, stage, n_in, runner.part, U)
+            loop(tape, enter, runner.part, W, U, p, through, into)
             J, B = (through @ J, into + through @ B) if place else (through, into)
-            enter += (n_in + 2 * stage.n_gates) * runner.part
+            enter += (n_in + stage.n_kept) * runner.part
         mixed = n if len(self._chain) == 1 < len(self.state_names) else 0
         return Jacobians(J, B, J[:, :n], B[:, :n], np.ones(self.n_states, np.int64), y[0], mixed)
 

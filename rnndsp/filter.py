@@ -8,12 +8,14 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import comb
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
+from rnndsp._checks import whole_number
 from rnndsp.errors import NonFiniteError, ParameterError
 from rnndsp.state import Field, State
 
@@ -33,6 +35,9 @@ _DERIVING = threading.RLock()
 
 # Numbers that a state may hold, 46 minutes of delay at 48 kHz: what asks for more is a slip or a damaged file.
 MAX_STATES = 2**27
+
+# Frames that are taped, and whose gradients are summed, at a time.
+PIECE = 1024
 
 
 @dataclass(frozen=True)
@@ -92,7 +97,7 @@ class Gradient:
 
 
 class Tape:
-    """A forward pass that remembers what its adjoint needs.
+    """A forward pass that remembers what its adjoint needs, or can find it again.
 
     Attributes
     ----------
@@ -102,12 +107,20 @@ class Tape:
         The state after the last sample.
     """
 
-    def __init__(self, filt: Filter, y: NDArray[Any], state: State, memory: Any, shape: tuple[int, ...]) -> None:
-        self.y = y
-        self.state = state
-        self._filter = filt
-        self._memory = memory
-        self._input_shape = shape
+    def __init__(
+        self, filt: Filter, signal: NDArray[Any], state: State, shape: tuple[int, ...], kept: int | None
+    ) -> None:
+        self._filter, self._signal, self._start = filt, signal, state
+        self._input_shape, self._kept = shape, kept
+        self._n_pieces = max(1, -(-signal.shape[1] // PIECE))
+        self._memories: list[Any] = []
+        self._states: dict[int, State] = {}
+        self.state = state.copy()
+        with np.errstate(all="ignore"):
+            pieces = list(self._first_pass())
+        y = np.concatenate(pieces, axis=1) if len(pieces) > 1 else pieces[0]
+        require_finite(y, "output", state.index)
+        self.y = filt._release(y, state.vector.shape[:-1], len(shape) == 1)
 
     def adjoint(self, dy: ArrayLike, dstate: ArrayLike | None = None) -> Gradient:
         """Back-propagate through time.
@@ -123,10 +136,24 @@ class Tape:
         -------
         Gradient
         """
+        filt, lead = self._filter, self.state.vector.shape[:-1]
+        du, dx, params = self._back(dy, dstate, filt._adjoint)
+        n_frames = du.shape[1]
+        controls = {c.name: du[..., i].reshape(*lead, n_frames) for i, c in enumerate(filt.controls, filt.n_inputs)}
+        du = du[..., : filt.n_inputs].reshape(self._input_shape)
+        return Gradient(du, dx.reshape(*lead, self.state.size), params, controls)
+
+    def adjoint_of_params(self, dy: ArrayLike) -> dict[str, NDArray[Any]]:
+        """The derivatives by the parameters alone, which is faster."""
+        return self._back(dy, None, lambda *given: (None, *self._filter._adjoint_of_params(*given)))[2]
+
+    def _back(
+        self, dy: ArrayLike, dstate: ArrayLike | None, adjoint: Callable[..., Any]
+    ) -> tuple[Any, NDArray[Any], dict[str, NDArray[Any]]]:
         dy = np.ascontiguousarray(dy, self.y.dtype)
         if dy.shape != self.y.shape:
             raise ParameterError(f"{dy.shape=} must equal the shape of the output, {self.y.shape}")
-        n_voices = int(np.prod(self.state.vector.shape[:-1], dtype=np.int64))
+        n_voices, n_frames = self._signal.shape[:2]
         n_states, lead = self.state.size, self.state.vector.shape[:-1]
         dx = np.zeros((n_voices, n_states), self.y.dtype)
         if dstate is not None:
@@ -134,12 +161,81 @@ class Tape:
             if dstate.shape != (*lead, n_states):
                 raise ParameterError(f"{dstate.shape=} must be that of state.ravel(), {(*lead, n_states)}")
             dx[...] = dstate.reshape(n_voices, n_states)
-        filt = self._filter
-        n_frames = dy.shape[-1 if dy.ndim == 1 else -2]
-        du, dx, params = filt._adjoint(self._memory, dy.reshape(n_voices, n_frames, filt.n_outputs), dx)
-        controls = {c.name: du[..., i].reshape(*lead, n_frames) for i, c in enumerate(filt.controls, filt.n_inputs)}
-        du = du[..., : filt.n_inputs].reshape(self._input_shape)
-        return Gradient(du, dx.reshape(*lead, n_states), params, controls)
+        dy = dy.reshape(n_voices, n_frames, self._filter.n_outputs)
+        inputs: list[Any] = []
+        total: dict[str, NDArray[Any]] = {}
+        with np.errstate(all="ignore"):
+            for piece, memory in self._backwards():
+                du, dx, params = adjoint(memory, np.ascontiguousarray(dy[:, _frames(piece)]), dx)
+                inputs.append(du)
+                total = {name: total[name] + value for name, value in params.items()} if total else params
+        whole = np.concatenate(inputs[::-1], axis=1) if inputs[0] is not None else None
+        return whole, dx, total
+
+    def _first_pass(self) -> Iterator[NDArray[Any]]:
+        """The output, piece by piece; keeps all memories, or the states from which they are first sought."""
+        wanted, first, left = set(), 0, self._kept or 0
+        while left and self._n_pieces - first > 1:
+            first += _split(self._n_pieces - first, left)
+            left -= 1
+            wanted.add(first)
+        for piece in range(self._n_pieces):
+            if piece in wanted:
+                self._states[piece] = self.state.copy()
+            if self._kept is None:
+                y, memory = self._filter._tape(self._piece(piece), self.state)
+                self._memories.append(memory)
+                yield y
+            else:
+                yield self._run(piece, self.state)
+
+    def _piece(self, piece: int) -> NDArray[Any]:
+        return np.ascontiguousarray(self._signal[:, _frames(piece)])
+
+    def _run(self, piece: int, state: State) -> NDArray[Any]:
+        u = self._piece(piece)
+        y = np.empty((*u.shape[:2], self._filter.n_outputs), u.dtype)
+        self._filter._process(u, state, y)
+        return y
+
+    def _backwards(self) -> Iterator[tuple[int, Any]]:
+        """Each piece and its memory, the last one first. An adjoint may spoil a memory: it is used once."""
+        if self._kept is not None:
+            yield from self._unrolled(0, self._n_pieces, self._start, self._kept)
+            return
+        if not self._memories:
+            state = self._start.copy()
+            self._memories = [self._filter._tape(self._piece(piece), state)[1] for piece in range(self._n_pieces)]
+        while self._memories:
+            yield len(self._memories) - 1, self._memories.pop()
+
+    def _unrolled(self, first: int, stop: int, state: State, slots: int) -> Iterator[tuple[int, Any]]:
+        """The same from the state before piece ``first``, while as many further states as ``slots`` are kept."""
+        if stop - first == 1:
+            yield first, self._filter._tape(self._piece(first), state.copy())[1]
+            return
+        middle = first + _split(stop - first, slots)
+        later = self._states.pop(middle, None)
+        if later is None:
+            later = state.copy()
+            for piece in range(first, middle):
+                self._run(piece, later)
+        yield from self._unrolled(middle, stop, later, max(slots - 1, 0))
+        del later
+        yield from self._unrolled(first, middle, state, slots)
+
+
+def _frames(piece: int) -> slice:
+    return slice(piece * PIECE, (piece + 1) * PIECE)
+
+
+def _split(n: int, slots: int) -> int:
+    """After how many of ``n`` pieces to keep the next state, with room for so many, that the least is run again."""
+    held = slots + 1  # and the state before the first piece
+    r = 0  # how often a piece is run again at most
+    while comb(held + r, held) < n:
+        r += 1
+    return max(n - comb(held + r - 1, held - 1), comb(held + r - 2, held) if r > 1 else 1)
 
 
 class Filter(ABC):
@@ -372,6 +468,13 @@ class Filter(ABC):
     ) -> tuple[NDArray[Any], NDArray[Any], dict[str, NDArray[Any]]]:
         """Derivatives by input (controls included), initial state (flat) and parameters, from those by y and end."""
 
+    def _adjoint_of_params(
+        self, memory: Any, dy: NDArray[Any], dx: NDArray[Any]
+    ) -> tuple[NDArray[Any], dict[str, NDArray[Any]]]:
+        """The same without those by the input."""
+        _, dx, params = self._adjoint(memory, dy, dx)
+        return dx, params
+
     @abstractmethod
     def _linearize(self, state: State, u: NDArray[Any]) -> DelayStateSpace:
         """Small-signal filter about a state without voices and one input frame (controls included)."""
@@ -510,15 +613,25 @@ class Filter(ABC):
         *,
         controls: Controls | None = None,
         sample_rate: float | None = None,
+        checkpoints: int | None = None,
     ) -> Tape:
-        """Like :meth:`run`, keeping what back-propagation needs: ``tape.adjoint(dy)`` gives the gradients."""
-        signal, lead, flat = self._accept(u, controls, sample_rate)
+        """Like :meth:`run`, keeping what back-propagation needs: ``tape.adjoint(dy)`` gives the gradients.
+
+        Parameters
+        ----------
+        u, state, controls, sample_rate
+            As in :meth:`run`.
+        checkpoints : int, optional
+            Keep at most so many states in place of the whole tape, and run the frames between them again, 1024 at a
+            time: the same gradient, to the bit, for less memory and more time. One for every 1024 frames costs one more
+            forward pass, fewer cost more (after Gruslys et al. 2016, "Memory-efficient backpropagation through time",
+            with the schedule of Griewank and Walther 2000, "Algorithm 799: revolve").
+        """
+        kept = None if checkpoints is None else whole_number("checkpoints", checkpoints, least=0)
+        signal, lead, _ = self._accept(u, controls, sample_rate)
         state = self._start(state, lead, signal.dtype)
         require_finite(signal, "input", state.index)
-        with np.errstate(all="ignore"):
-            y, memory = self._tape(signal, state)
-        require_finite(y, "output", state.index - signal.shape[1])
-        return Tape(self, self._release(y, lead, flat), state, memory, np.shape(u))
+        return Tape(self, signal, state, np.shape(u), kept)
 
     def stream(
         self,

@@ -374,7 +374,7 @@ def test_loads(dtype, some):
 
 @kernel
 def turn(y, at, step, x, start, last, wide):
-    transpose(y, at, step, x, start, last, wide)
+    transpose(y, at, step, x, start, len(wide), last, wide)
 
 
 def test_transpose(dtype, wide):
