@@ -19,8 +19,8 @@ import rnndsp
 from rnndsp import plots
 from rnndsp.activations import sigmoid, tanh
 from rnndsp.filters import Dense
+from rnndsp.losses import squared
 from rnndsp.testing import check_filter
-from rnndsp.training import squared
 
 RATE = 8000
 N_UNITS = 8

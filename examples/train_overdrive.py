@@ -12,7 +12,8 @@ from scipy import signal
 
 import rnndsp
 from rnndsp.filters import LSTM, Dense
-from rnndsp.training import evaluate, squared
+from rnndsp.losses import squared
+from rnndsp.training import evaluate
 
 SAMPLE_RATE = 48000
 N_UNITS = 12

@@ -18,12 +18,13 @@ from rnndsp._checks import whole_number
 from rnndsp.composition import Parallel
 from rnndsp.errors import ParameterError
 from rnndsp.filters import GRU, LSTM, NADE, Dense, Elman
+from rnndsp.losses import bernoulli
 from rnndsp.midi.corpus import Corpus
 from rnndsp.midi.keys import estimate_key
 from rnndsp.midi.model import Frames, MusicModel
 from rnndsp.midi.piece import Piece
 from rnndsp.midi.roll import Roll
-from rnndsp.training import Fit, bernoulli, evaluate
+from rnndsp.training import Fit, evaluate
 
 __all__ = ["CELLS", "Training", "checkpoints", "train"]
 

@@ -4,6 +4,7 @@ from . import filters as filters
 from . import identification as identification
 from . import losses as losses
 from . import midi as midi
+from . import optimizers as optimizers
 from . import plots as plots
 from . import realization as realization
 from . import report as report

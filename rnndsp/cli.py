@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from rnndsp._progress import progress_bar
 from rnndsp.errors import ParameterError, RnndspError
 
 __all__ = ["app", "main"]
@@ -54,25 +53,6 @@ def parse_controls(settings: list[str] | None) -> dict[str, float]:
         except ValueError:
             raise ParameterError(f"--control {setting!r}: write NAME=VALUE with a number, as drive=0.8") from None
     return controls
-
-
-@contextmanager
-def progress_bar(label: str) -> Iterator[Callable[..., None]]:
-    """A bar on standard error; what it yields is told (done, total), and a line of text beside it if there is one."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.percentage:3.0f} %"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[text]}"),
-    )
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task(label, total=None, text="")
-        yield lambda done, total, text="": progress.update(task, completed=done, total=total, text=text)
 
 
 def _version(wanted: bool) -> None:

@@ -613,7 +613,7 @@ class Filter(ABC):
         *,
         controls: Controls | None = None,
         sample_rate: float | None = None,
-        checkpoints: int | None = None,
+        kept_states: int | None = None,
     ) -> Tape:
         """Like :meth:`run`, keeping what back-propagation needs: ``tape.adjoint(dy)`` gives the gradients.
 
@@ -621,13 +621,13 @@ class Filter(ABC):
         ----------
         u, state, controls, sample_rate
             As in :meth:`run`.
-        checkpoints : int, optional
+        kept_states : int, optional
             Keep at most so many states in place of the whole tape, and run the frames between them again, 1024 at a
             time: the same gradient, to the bit, for less memory and more time. One for every 1024 frames costs one more
             forward pass, fewer cost more (after Gruslys et al. 2016, "Memory-efficient backpropagation through time",
             with the schedule of Griewank and Walther 2000, "Algorithm 799: revolve").
         """
-        kept = None if checkpoints is None else whole_number("checkpoints", checkpoints, least=0)
+        kept = None if kept_states is None else whole_number("kept_states", kept_states, least=0)
         signal, lead, _ = self._accept(u, controls, sample_rate)
         state = self._start(state, lead, signal.dtype)
         require_finite(signal, "input", state.index)

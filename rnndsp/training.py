@@ -1,4 +1,5 @@
-"""Training: exact gradients through any filter, Adam, and the weights that did best on what was held out."""
+"""Training: exact gradients through any filter, small steps along them, and the weights that did best on what was held
+out."""
 
 from __future__ import annotations
 
@@ -6,9 +7,10 @@ import hashlib
 import json
 import os
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -17,26 +19,23 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from threadpoolctl import threadpool_limits
 
-from rnndsp import formats
+from rnndsp import formats, losses
 from rnndsp._checks import number, whole_number
 from rnndsp._files import check_writable
+from rnndsp._progress import progress_bar
 from rnndsp.errors import FormatError, NonFiniteError, ParameterError
 from rnndsp.filter import Filter
+from rnndsp.losses import LossFunction
+from rnndsp.optimizers import Adam, Optimizer, Schedule, schedule
+from rnndsp.state import State
 
-__all__ = ["Epoch", "Fit", "bernoulli", "evaluate", "fit", "squared"]
+__all__ = ["Epoch", "Fit", "evaluate", "fit"]
 
 F = TypeVar("F", bound=Filter)
 Array = NDArray[Any]
 Pair = tuple[ArrayLike, ArrayLike]
 Data = Sequence[Pair] | Callable[[np.random.Generator], Sequence[Pair]]
-# (output, target) -> (loss of every frame, its derivative by the output); a target of NaN is not scored
-Loss = Callable[[Array, Array], tuple[Array, Array]]
-
-# A batch is cut into so many parts, whatever the number of processors, so that sums always run in the same order.
-SHARDS = 4
-BETA1, BETA2, EPSILON = 0.9, 0.99, 1e-8
-# The learning rate falls along half a cosine to this share of where it started.
-FINAL_RATE = 0.02
+Progress = Callable[[int, int, str], None]
 
 
 class Epoch(NamedTuple):
@@ -68,11 +67,14 @@ class Fit(Generic[F]):
     history : tuple of Epoch
     best : int
         The epoch these weights are of, the first being 1; 0 for those it started from.
+    stopped : str
+        Why it ended before its time; empty where it did not.
     """
 
     filter: F
     history: tuple[Epoch, ...]
     best: int
+    stopped: str = ""
 
     def _repr_html_(self) -> str:
         """Losses and their plot, as notebooks show them."""
@@ -81,113 +83,96 @@ class Fit(Generic[F]):
         return notebook.fit_html(self)
 
 
-def bernoulli(y: Array, target: Array) -> tuple[Array, Array]:
-    r"""Negative log-likelihood of bits, in nats, from their log-odds.
-
-    .. math:: \ell[t] = \sum_k \log(1 + e^{y_k[t]}) - x_k[t]\, y_k[t]
-
-    Parameters
-    ----------
-    y : ndarray, shape (..., n_frames, n)
-        Log-odds.
-    target : ndarray, shape of ``y``
-        The bits x, 0 or 1; NaN where not scored.
-
-    Returns
-    -------
-    values : ndarray, shape (..., n_frames)
-    dy : ndarray, shape of ``y``
-        Derivative of the sum of the values.
-    """
-    scored = ~np.isnan(target)
-    x = np.where(scored, target, 0)
-    tail = np.exp(-np.abs(y))
-    values = np.where(scored, np.maximum(y, 0) + np.log1p(tail) - x * y, 0)
-    probability = np.where(y >= 0, 1, tail) / (1 + tail)
-    return values.sum(axis=-1), np.where(scored, probability - x, 0)
-
-
-def squared(y: Array, target: Array) -> tuple[Array, Array]:
-    r"""Squared error, summed over the channels.
-
-    .. math:: \ell[t] = \sum_k (y_k[t] - x_k[t])^2
-
-    Parameters
-    ----------
-    y : ndarray, shape (..., n_frames, n)
-    target : ndarray, shape of ``y``
-        NaN where not scored.
-
-    Returns
-    -------
-    values : ndarray, shape (..., n_frames)
-    dy : ndarray, shape of ``y``
-        Derivative of the sum of the values.
-    """
-    error = np.where(np.isnan(target), 0, y - target)
-    return np.sum(error**2, axis=-1), 2 * error
-
-
 def fit(
     filt: F,
     data: Data,
-    loss: Loss,
+    loss: LossFunction,
     *,
     validation: Sequence[Pair] = (),
     n_epochs: int = 20,
     batch_size: int = 8,
+    optimizer: Optimizer | None = None,
     rate: float = 3e-3,
+    schedule: str | Schedule = "cosine",
     weight_decay: float = 0.0,
     clip_norm: float = 1.0,
+    clip_value: float | None = None,
+    truncate: int | None = None,
+    kept_states: int | None = None,
+    keep: Callable[[F], F] | None = None,
     patience: int | None = None,
+    time_limit_s: float | None = None,
+    n_shards: int = 2,
     seed: int = 0,
     checkpoint: str | os.PathLike[str] | None = None,
-    progress: Callable[[int, int, str], None] | None = None,
+    progress: Progress | None = None,
 ) -> Fit[F]:
-    r"""Train a filter by back-propagation through time and Adam.
+    r"""Train a filter by back-propagation through time and small steps along the gradient.
 
-    With g the gradient of the mean loss over the scored frames of a batch, its norm clipped,
+    With g the gradient of the mean loss over the scored frames of a batch, clipped, d the direction that the optimizer
+    makes of it, and η_k the rate of the schedule,
 
-    .. math::
-        m \leftarrow \beta_1 m + (1 - \beta_1) g, \quad v \leftarrow \beta_2 v + (1 - \beta_2) g^2, \quad
-        \theta \leftarrow (1 - \eta\lambda)\,\theta - \eta\, \hat m / (\sqrt{\hat v} + \epsilon)
-
-    for every parameter, the rate η falling along half a cosine to a fiftieth. Every sequence starts from rest.
+    .. math:: \theta \leftarrow (1 - \eta_k \lambda)\, \theta - \eta_k\, d
 
     Parameters
     ----------
     filt : Filter
         It is not changed.
-    data : sequence of pairs, or function
-        Pairs of an input, (n_frames, n_inputs), and what is wanted at each frame, (n_frames, n_outputs), of any lengths
-        and of one dtype, in which the filter is computed; NaN in the latter where nothing is wanted. A function is
-        called at the start of every epoch with a random generator and returns such a sequence: for augmentation.
-    loss : function
-        Of output and target, (voices, n_frames, n_outputs), to the loss of each frame and the derivative of their sum
-        by the output: :func:`bernoulli`, :func:`squared` or one of your own. Where the target is NaN both must be 0,
-        as shorter sequences of a batch are padded with it. It is called from several threads at once.
+    data : sequence of pairs (u, target), or function
+        Arrays of (n_frames, n_inputs) and (n_frames, n_targets), of one dtype; lengths may differ, every sequence
+        starts from rest. NaN in a target means that nothing is wanted there. A function of a random generator is called
+        at the start of every epoch, so that data may be varied.
+    loss : function (y, target) -> (values, dy)
+        See :mod:`rnndsp.losses`; arrays of (voices, frames, channels), values of (voices, frames). ``dy`` is the
+        derivative of the sum of the values. It is called from several threads at once.
     validation : sequence of pairs
         The weights with the least loss here are those that are returned; the first ones may be.
     n_epochs, batch_size : int
+    optimizer : Optimizer, optional
+        :class:`rnndsp.optimizers.Adam` when absent.
     rate : float
         η at the start.
+    schedule : str or function
+        How η falls, see :func:`rnndsp.optimizers.schedule`.
     weight_decay : float
         λ.
     clip_norm : float
         Largest Euclidean norm of the gradient of one batch.
+    clip_value : float, optional
+        Largest magnitude of any of its numbers, before that.
+    truncate : int, optional
+        Frames after which a step is made: back-propagation ends there, while the state is carried on.
+    kept_states : int, optional
+        States that a tape keeps in place of all that the gradient needs, see :meth:`Filter.tape`: less memory, more
+        time, the same gradient.
+    keep : function of a filter, optional
+        Called after every step with the new filter; gives the one to go on with, as
+        ``lambda f: rnndsp.stability.stabilize(f).filter`` one with a certificate. It may change parameters alone.
     patience : int, optional
         Stop after so many epochs without a better validation loss.
+    time_limit_s : float, optional
+        Stop after the epoch in which so many seconds have passed; the schedule ends then, too. Such a training is not
+        the same twice.
+    n_shards : int
+        Parts of a batch that are computed side by side, whatever the number of processors.
     seed : int
         For the order of the data, and for ``data`` where it is a function. Two runs are equal to the bit.
     checkpoint : path, optional
         Written after every epoch. When it is there, training goes on from it, to the same weights, to the bit, as
         without the interruption.
     progress : function, optional
-        Called after every batch with the batches done, their total, and a line about the last epoch.
+        Called after every batch with the batches done, their total, and a line about the last epoch. When absent, a bar
+        on a terminal shows them after two seconds.
 
     Returns
     -------
     Fit
+
+    Warns
+    -----
+    RuntimeWarning
+        Loss, gradient or weights were not finite any more in a later epoch: it says where and ends with the weights of
+        the last epoch before that, or the best ones.
 
     Raises
     ------
@@ -195,73 +180,157 @@ def fit(
         Data that do not fit the filter or each other, a setting out of range, a checkpoint of another training, or a
         step that makes a linear feedback loop unstable which was made without ``allow_unstable``.
     NonFiniteError
-        Loss, gradient or weights are not finite any more; the checkpoint, if any, is that of the epoch before.
+        Loss, gradient or weights are not finite any more, in the first epoch.
     FormatError
         A damaged checkpoint.
 
     Notes
     -----
-    A batch is cut into four parts, whatever the machine, computed by as many threads; meanwhile the BLAS of the whole
-    process runs on one thread each.
+    Sums run over fixed shards of a batch and a fixed grid of frames. While it trains, the BLAS of the whole process
+    runs on one thread for each shard.
 
     References
     ----------
-    D. Kingma, J. Ba (2015), "Adam: a method for stochastic optimization". I. Loshchilov, F. Hutter (2019), "Decoupled
-    weight decay regularization".
+    P. Werbos (1990), "Backpropagation through time". R. Pascanu, T. Mikolov, Y. Bengio (2013), "On the difficulty of
+    training recurrent neural networks". R. Williams, J. Peng (1990), "An efficient gradient-based algorithm for on-line
+    training of recurrent network trajectories".
     """
     if not isinstance(filt, Filter):
         raise ParameterError(f"{filt!r} is not a filter")
-    n_epochs, batch_size = whole_number("n_epochs", n_epochs), whole_number("batch_size", batch_size)
-    seed = whole_number("seed", seed, least=0)
-    weight_decay = number("weight_decay", weight_decay)
-    if (rate := number("rate", rate)) <= 0 or (clip_norm := number("clip_norm", clip_norm)) <= 0:
-        raise ParameterError(f"{rate=} and {clip_norm=} must be positive")
-    if not 0 <= weight_decay * rate < 1:
-        raise ParameterError(f"{weight_decay=} must be at least 0, and times the rate {rate} less than 1")
-    tell = progress or (lambda done, total, text: None)
-    draw = _source(data, seed)
-    first_epoch = _checked(filt, _some(draw(1)), "data")
-    held_out = _checked(filt, validation, "validation", first_epoch[0][0].dtype) if len(validation) else []
+    settings = _Settings.checked(
+        loss=loss,
+        n_epochs=n_epochs,
+        batch_size=batch_size,
+        optimizer=optimizer or Adam(),
+        rate=rate,
+        falling=schedule,
+        weight_decay=weight_decay,
+        clip_norm=clip_norm,
+        clip_value=clip_value,
+        truncate=truncate,
+        kept_states=kept_states,
+        keep=keep,
+        n_shards=n_shards,
+        seed=seed,
+    )
+    if time_limit_s is not None and number("time_limit_s", time_limit_s) <= 0:
+        raise ParameterError(f"{time_limit_s=} must be positive")
+    draw = _source(data, settings.seed)
+    first_epoch = _checked(filt, _some(draw(1)), "data", loss)
+    held_out = _checked(filt, validation, "validation", loss, first_epoch[0][0].dtype) if len(validation) else []
     if patience is not None and whole_number("patience", patience) and not held_out:
         raise ParameterError(f"{patience=} needs validation data to look at")
-    run = _Run.start(filt, evaluate(filt, held_out, loss) if held_out else np.inf)
+    run = _Run.start(filt, settings.optimizer, evaluate(filt, held_out, loss) if held_out else np.inf)
     path, label = None, ""
     if checkpoint is not None:
         path = Path(checkpoint)
         check_writable(path, force=True)
-        settings = (n_epochs, batch_size, rate, weight_decay, clip_norm, seed)
-        label = _label(filt, (first_epoch, held_out), loss, settings)
+        label = _label(filt, (first_epoch, held_out), settings)
         if path.exists():
-            run = _Run.load(path, filt, label)
-    per_epoch = -(-len(first_epoch) // batch_size)
-    total = n_epochs * per_epoch
+            run = _Run.load(path, filt, settings.optimizer, label)
+    per_epoch = -(-len(first_epoch) // settings.batch_size)
+    total = settings.n_epochs * per_epoch
+    began, stopped = time.perf_counter(), ""
     # the shards share the processors already: threads of the BLAS inside each would only wait for each other
-    with ThreadPoolExecutor(SHARDS) as pool, threadpool_limits(1, "blas"):
-        while run.epoch < n_epochs and not (patience is not None and run.epoch - run.best >= patience):
-            began = time.perf_counter()
-            pairs = _checked(filt, _some(draw(run.epoch + 1)), "data") if run.epoch else first_epoch
-            batches = list(_batches(pairs, batch_size, np.random.default_rng([seed, run.epoch, 1])))
+    with (
+        ThreadPoolExecutor(settings.n_shards) as pool,
+        threadpool_limits(1, "blas"),
+        nullcontext(progress) if progress else progress_bar("training", after_s=2.0) as tell,
+    ):
+        while run.epoch < settings.n_epochs:
+            if patience is not None and run.epoch - run.best >= patience:
+                stopped = f"no better for {patience} epochs"
+                break
+            at = time.perf_counter()
+            if time_limit_s is not None and at - began >= time_limit_s:
+                stopped = f"{time_limit_s:g} seconds are over"
+                break
+            pairs = _checked(filt, _some(draw(run.epoch + 1)), "data", loss) if run.epoch else first_epoch
+            order = np.random.default_rng([settings.seed, run.epoch, 1])
+            batches = list(_batches(pairs, settings.batch_size, order))
             sums, counts, judged = 0.0, 0, float("nan")
-            for place, batch in enumerate(batches):
-                # an epoch of more or fewer batches than the first one takes as much of the whole
-                done = run.epoch * per_epoch + place * per_epoch // len(batches)
-                falling = 0.5 * (1 + np.cos(np.pi * done / total))
-                with _exploding(run.epoch + 1, rate):
-                    value, count, gradient = _gradient(pool, filt.replace(**run.params), batch, loss)
-                    run.step(gradient, rate * (FINAL_RATE + (1 - FINAL_RATE) * falling), weight_decay, clip_norm)
-                sums, counts = sums + value, counts + count
-                tell(done + 1, total, run.text)
-            if held_out:
-                with _exploding(run.epoch + 1, rate):
-                    judged = _finite("validation loss", evaluate(filt.replace(**run.params), held_out, loss))
-            run.close(Epoch(sums / counts, judged, time.perf_counter() - began))
+            try:
+                for place, batch in enumerate(batches):
+                    # an epoch of more or fewer batches than the first one takes as much of the whole
+                    done = run.epoch * per_epoch + place * per_epoch // len(batches)
+                    share = done / total
+                    if time_limit_s is not None:
+                        share = min(1.0, max(share, (time.perf_counter() - began) / time_limit_s))
+                    with _located(run.epoch + 1, place + 1):
+                        value, count = _learn(run, filt, batch, settings, share, pool)
+                    sums, counts = sums + value, counts + count
+                    tell(done + 1, total, run.text)
+                if held_out:
+                    with _located(run.epoch + 1, len(batches)):
+                        judged = _finite("validation loss", evaluate(filt.replace(**run.params), held_out, loss))
+            except NonFiniteError as error:
+                if not run.epoch:
+                    raise NonFiniteError(f"{error}; try a rate below {settings.rate:g}") from error
+                stopped = f"{error}; try a rate below {settings.rate:g}"
+                warnings.warn(f"training stopped in {stopped}; kept are the weights of epoch {run.best}", stacklevel=2)
+                break
+            run.close(Epoch(sums / counts, judged, time.perf_counter() - at))
             if path is not None:
                 run.save(path, label)
-    tell(total, total, run.text)
-    return Fit(filt.replace(**run.kept), tuple(run.history), run.best)
+        tell(total, total, run.text)
+    return Fit(filt.replace(**run.kept), tuple(run.history), run.best, stopped)
 
 
-def evaluate(filt: Filter, data: Sequence[Pair], loss: Loss) -> float:
+@dataclass(frozen=True)
+class _Settings:
+    """All that decides how a training goes, data and filter apart."""
+
+    loss: LossFunction
+    n_epochs: int
+    batch_size: int
+    optimizer: Optimizer
+    rate: float
+    falling: Schedule
+    weight_decay: float
+    clip_norm: float
+    clip_value: float | None
+    truncate: int | None
+    kept_states: int | None
+    keep: Callable[[Any], Any] | None
+    n_shards: int
+    seed: int
+
+    @classmethod
+    def checked(cls, **given: Any) -> _Settings:
+        for name in ("n_epochs", "batch_size", "n_shards"):
+            given[name] = whole_number(name, given[name])
+        given["seed"] = whole_number("seed", given["seed"], least=0)
+        for name, least in (("truncate", 1), ("kept_states", 0)):
+            if given[name] is not None:
+                given[name] = whole_number(name, given[name], least=least)
+        for name in ("rate", "clip_norm", "clip_value"):
+            if given[name] is not None:
+                given[name] = number(name, given[name])
+                if given[name] <= 0:
+                    raise ParameterError(f"{name}={given[name]} must be positive")
+        given["weight_decay"] = number("weight_decay", given["weight_decay"])
+        if not 0 <= given["weight_decay"] * given["rate"] < 1:
+            raise ParameterError(
+                f"weight_decay={given['weight_decay']} must be at least 0, and times the rate {given['rate']} below 1"
+            )
+        if not isinstance(given["optimizer"], Optimizer):
+            raise ParameterError(f"optimizer={given['optimizer']!r}: give Adam() or another of rnndsp.optimizers")
+        if isinstance(given["falling"], str):
+            given["falling"] = schedule(given["falling"])
+        for name in ("loss", "falling", "keep"):
+            if given[name] is not None and (isinstance(given[name], type) or not callable(given[name])):
+                raise ParameterError(f"{'schedule' if name == 'falling' else name}={given[name]!r} must be a function")
+        return cls(**given)
+
+    @property
+    def label(self) -> list[Any]:
+        """What tells it from others, the same in another process."""
+        named = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        functions = {name: losses.label(named.pop(name)) for name in ("loss", "falling", "keep") if named[name]}
+        return [functions, {name: repr(value) for name, value in named.items() if name not in functions}]
+
+
+def evaluate(filt: Filter, data: Sequence[Pair], loss: LossFunction) -> float:
     """Mean loss over all scored frames of all sequences, each from rest.
 
     Parameters
@@ -273,7 +342,7 @@ def evaluate(filt: Filter, data: Sequence[Pair], loss: Loss) -> float:
         As in :func:`fit`.
     """
     total, count = 0.0, 0
-    for u, target in _checked(filt, data, "data"):
+    for u, target in _checked(filt, data, "data", loss):
         with np.errstate(all="ignore"):
             values, _ = loss(filt(u)[None], target[None])
             total += float(values.sum(dtype=np.float64))
@@ -282,12 +351,12 @@ def evaluate(filt: Filter, data: Sequence[Pair], loss: Loss) -> float:
 
 
 @contextmanager
-def _exploding(epoch: int, rate: float) -> Iterator[None]:
-    """Say when it was, and what to do."""
+def _located(epoch: int, step: int) -> Iterator[None]:
+    """Say when it was."""
     try:
         yield
     except NonFiniteError as error:
-        raise NonFiniteError(f"epoch {epoch}: {error}; try a rate below {rate}") from error
+        raise NonFiniteError(f"epoch {epoch}, batch {step}: {error}") from error
 
 
 def _finite(what: str, value: float) -> float:
@@ -301,8 +370,7 @@ class _Run:
     """Where a training stands: all that a checkpoint holds."""
 
     params: dict[str, Array]
-    first: dict[str, Array]
-    second: dict[str, Array]
+    memory: dict[str, dict[str, Array]]  # of the optimizer, slot by slot
     kept: dict[str, Array]
     n_steps: int
     history: list[Epoch]
@@ -310,10 +378,10 @@ class _Run:
     least: float
 
     @classmethod
-    def start(cls, filt: Filter, least: float) -> _Run:
+    def start(cls, filt: Filter, optimizer: Optimizer, least: float) -> _Run:
         params = dict(filt.params)
-        zero = {name: np.zeros(value.shape) for name, value in params.items()}
-        return cls(params, zero, dict(zero), params, 0, [], 0, least)
+        memory = {slot: {name: np.zeros(value.shape) for name, value in params.items()} for slot in optimizer.slots}
+        return cls(params, memory, params, 0, [], 0, least)
 
     @property
     def epoch(self) -> int:
@@ -327,23 +395,30 @@ class _Run:
         last = self.history[-1].validation
         return said if np.isnan(last) else f"{said}, held out {last:.4f}"
 
-    def step(self, gradient: dict[str, Array], rate: float, weight_decay: float, clip_norm: float) -> None:
+    def step(self, gradient: dict[str, Array], settings: _Settings, rate: float) -> None:
         self.n_steps += 1
-        with np.errstate(over="ignore"):
-            squares = [float(np.sum(np.square(g, dtype=np.float64))) for g in gradient.values()]
-        norm = _finite("norm of the gradient", np.sqrt(sum(squares)))
-        scale = min(1.0, clip_norm / norm) if norm else 1.0
-        bias1, bias2 = 1 - BETA1**self.n_steps, 1 - BETA2**self.n_steps
+        full = {name: g.astype(np.float64) for name, g in gradient.items()}
+        if (limit := settings.clip_value) is not None:
+            # what is not finite is told below
+            full = {name: np.where(np.isfinite(g), np.clip(g, -limit, limit), g) for name, g in full.items()}
+        with np.errstate(over="ignore", invalid="ignore"):
+            squares = {name: float(np.sum(np.square(g))) for name, g in full.items()}
+        norm = np.sqrt(sum(squares.values()))
+        if not np.isfinite(norm):
+            worst = max(squares, key=lambda name: np.nan_to_num(squares[name], nan=np.inf))
+            raise NonFiniteError(f"the norm of the gradient is {norm}, by that of {worst}")
+        scale = min(1.0, settings.clip_norm / norm) if norm else 1.0
         changed = {}
         for name, value in self.params.items():
-            g = scale * gradient[name].astype(np.float64)
-            self.first[name] = BETA1 * self.first[name] + (1 - BETA1) * g
-            self.second[name] = BETA2 * self.second[name] + (1 - BETA2) * g**2
-            move = self.first[name] / bias1 / (np.sqrt(self.second[name] / bias2) + EPSILON)
+            own = {slot: arrays[name] for slot, arrays in self.memory.items()}
+            direction, own = settings.optimizer.direction(scale * full[name], own, self.n_steps)
+            for slot, array in own.items():
+                self.memory[slot][name] = array
             with np.errstate(over="ignore"):
-                changed[name] = ((1 - rate * weight_decay) * value - rate * move).astype(value.dtype)
-            if not np.isfinite(changed[name]).all():
+                new = ((1 - rate * settings.weight_decay) * value - rate * direction).astype(value.dtype)
+            if not np.isfinite(new).all():
                 raise NonFiniteError(f"parameter {name} is not finite any more")
+            changed[name] = new
         self.params = changed
 
     def close(self, epoch: Epoch) -> None:
@@ -352,14 +427,18 @@ class _Run:
         if np.isnan(epoch.validation) or epoch.validation < self.least:
             self.kept, self.best, self.least = self.params, self.epoch, epoch.validation
 
+    @property
+    def _groups(self) -> dict[str, dict[str, Array]]:
+        return {"params": self.params, "kept": self.kept, **self.memory}
+
     def save(self, path: Path, label: str) -> None:
-        tensors = {f"{group}/{name}": value for group in _GROUPS for name, value in getattr(self, group).items()}
+        tensors = {f"{group}/{name}": value for group, room in self._groups.items() for name, value in room.items()}
         description = {"label": label, "history": self.history, "least": self.least}
         description |= {"n_steps": self.n_steps, "best": self.best}
         formats.write(path, {"checkpoint": description}, tensors, force=True)
 
     @classmethod
-    def load(cls, path: Path, filt: Filter, label: str) -> _Run:
+    def load(cls, path: Path, filt: Filter, optimizer: Optimizer, label: str) -> _Run:
         description, tensors = formats.read(path, "checkpoint")
         if not isinstance(description, dict) or description.get("label") != label:
             raise ParameterError(
@@ -367,24 +446,22 @@ class _Run:
                 "another one"
             )
         try:
-            rooms = {group: {name: tensors[f"{group}/{name}"] for name in filt.params} for group in _GROUPS}
+            fresh = cls.start(filt, optimizer, 0.0)._groups
+            rooms = {group: {name: tensors[f"{group}/{name}"] for name in room} for group, room in fresh.items()}
             for group, room in rooms.items():
                 for name, value in room.items():
-                    like = filt.params[name]
-                    kind = np.float64 if group in ("first", "second") else like.dtype
+                    like = fresh[group][name]
                     sound = np.isfinite(value).all() and (group != "second" or np.all(value >= 0))
-                    if value.shape != like.shape or value.dtype != kind or not sound:
+                    if value.shape != like.shape or value.dtype != like.dtype or not sound:
                         raise ValueError(f"{group}/{name}")
             history = [Epoch(*map(float, row)) for row in description["history"]]
             n_steps, best = (whole_number(name, description[name], least=0) for name in ("n_steps", "best"))
             if best > len(history):
                 raise ValueError(f"{best=}")
-            return cls(**rooms, n_steps=n_steps, history=history, best=best, least=float(description["least"]))
+            params, kept = rooms.pop("params"), rooms.pop("kept")
+            return cls(params, rooms, kept, n_steps, history, best, float(description["least"]))
         except (KeyError, TypeError, ValueError) as error:
             raise FormatError(f"{path} is a damaged checkpoint; delete it to start anew ({error!r})") from error
-
-
-_GROUPS = ("params", "first", "second", "kept")
 
 
 def _source(data: Data, seed: int) -> Callable[[int], Sequence[Pair]]:
@@ -402,19 +479,20 @@ def _some(pairs: Sequence[Pair]) -> Sequence[Pair]:
 
 
 def _checked(
-    filt: Filter, data: Sequence[Pair], what: str, dtype: np.dtype[Any] | None = None
+    filt: Filter, data: Sequence[Pair], what: str, loss: LossFunction, dtype: np.dtype[Any] | None = None
 ) -> list[tuple[Array, Array]]:
+    n_targets = losses.n_targets(loss, filt.n_outputs)
     pairs = [(np.asarray(u), np.asarray(target)) for u, target in data]
     for place, (u, target) in enumerate(pairs):
         if u.ndim != 2 or target.ndim != 2 or len(u) != len(target) or not len(u):
             raise ParameterError(
                 f"{what}[{place}] of shapes {u.shape} and {target.shape}: "
-                "(n_frames, n_inputs) and (n_frames, n_outputs)"
+                "(n_frames, n_inputs) and (n_frames, n_targets)"
             )
-        if (u.shape[1], target.shape[1]) != (filt.n_inputs, filt.n_outputs):
+        if (u.shape[1], target.shape[1]) != (filt.n_inputs, n_targets):
             raise ParameterError(
-                f"{what}[{place}] has {u.shape[1]} inputs and {target.shape[1]} outputs, the filter {filt.n_inputs} "
-                f"and {filt.n_outputs}"
+                f"{what}[{place}] has {u.shape[1]} inputs and {target.shape[1]} targets, the filter {filt.n_inputs} "
+                f"inputs and {filt.n_outputs} outputs, for which this loss takes {n_targets} targets"
             )
         dtype = dtype or u.dtype
         if dtype not in (np.float32, np.float64):
@@ -445,36 +523,71 @@ def _batches(
         yield [pairs[place] for place in order[start : start + batch_size]]
 
 
-def _gradient(
-    pool: ThreadPoolExecutor, filt: Filter, batch: list[tuple[Array, Array]], loss: Loss
-) -> tuple[float, int, dict[str, Array]]:
-    """Sum of the loss over a batch, number of scored frames, and gradient of the mean."""
+def _learn(
+    run: _Run,
+    filt: Filter,
+    batch: list[tuple[Array, Array]],
+    settings: _Settings,
+    share: float,
+    pool: ThreadPoolExecutor,
+) -> tuple[float, int]:
+    """All steps of a batch; the sum of its loss and the number of its scored frames."""
+    u, target = _padded(batch)
+    shards = np.array_split(np.arange(len(batch)), min(settings.n_shards, len(batch)))
+    states: list[State | None] = [None] * len(shards)
+    length = settings.truncate or u.shape[1]
+    sums, counts = 0.0, 0
+    for start in range(0, u.shape[1], length):
+        frames = slice(start, start + length)
+        now = filt.replace(**run.params)
+        count = sum(_n_scored(wanted[frames]) for wanted in target)
+
+        def part(
+            voices: Array, state: State | None, now: Filter = now, frames: slice = frames, count: int = count
+        ) -> tuple[float, dict[str, Array], State]:
+            # what overflows is found below; a thread does not take this over from where it was started
+            with np.errstate(all="ignore"):
+                if not count:
+                    return 0.0, {}, now.run(u[voices, frames], state)[1]
+                tape = now.tape(u[voices, frames], state, kept_states=settings.kept_states)
+                values, dy = settings.loss(tape.y, target[voices, frames])
+                value = _finite("loss", float(values.sum(dtype=np.float64)))
+                return value, tape.adjoint_of_params(dy / count), tape.state
+
+        values, gradients, ends = zip(*pool.map(part, shards, states), strict=True)
+        states = list(ends)
+        if count:
+            total = {name: np.sum([gradient[name] for gradient in gradients], axis=0) for name in run.params}
+            run.step(total, settings, settings.rate * settings.falling(share))
+            if settings.keep is not None:
+                run.params = _kept(settings.keep(filt.replace(**run.params)), run.params)
+            sums, counts = sums + sum(values), counts + count
+    return sums, counts
+
+
+def _kept(filt: Filter, params: dict[str, Array]) -> dict[str, Array]:
+    """What ``keep`` made of the parameters, in their dtypes."""
+    found = getattr(filt, "params", {})
+    if {name: value.shape for name, value in found.items()} != {name: value.shape for name, value in params.items()}:
+        raise ParameterError(f"keep gave {filt!r}: it must return the filter with other parameters of the same shapes")
+    return {name: found[name].astype(value.dtype) for name, value in params.items()}
+
+
+def _padded(batch: list[tuple[Array, Array]]) -> tuple[Array, Array]:
+    """Sequences side by side, the shorter ones followed by silence that is not scored."""
     n_frames = max(len(u) for u, _ in batch)
-    count = sum(_n_scored(target) for _, target in batch)
-    u = np.zeros((len(batch), n_frames, filt.n_inputs), batch[0][0].dtype)
-    target = np.full((len(batch), n_frames, filt.n_outputs), np.nan, u.dtype)
-    for voice, (signal, wanted) in enumerate(batch):
-        u[voice, : len(signal)], target[voice, : len(wanted)] = signal, wanted
-
-    def part(voices: Array) -> tuple[float, dict[str, Array]]:
-        # what overflows is found below; a thread does not take this over from where it was started
-        with np.errstate(all="ignore"):
-            tape = filt.tape(u[voices])
-            values, dy = loss(tape.y, target[voices])
-            value = _finite("loss", float(values.sum(dtype=np.float64)))
-            return value, tape.adjoint(dy / max(count, 1)).params
-
-    shards = np.array_split(np.arange(len(batch)), min(SHARDS, len(batch)))
-    parts = list(pool.map(part, shards))
-    total = {name: np.sum([gradient[name] for _, gradient in parts], axis=0) for name in filt.params}
-    return sum((value for value, _ in parts), 0.0), count, total
+    first, wanted = batch[0]
+    u = np.zeros((len(batch), n_frames, first.shape[1]), first.dtype)
+    target = np.full((len(batch), n_frames, wanted.shape[1]), np.nan, first.dtype)
+    for voice, (signal, goal) in enumerate(batch):
+        u[voice, : len(signal)], target[voice, : len(goal)] = signal, goal
+    return u, target
 
 
-def _label(filt: Filter, data: Any, loss: Loss, settings: tuple[Any, ...]) -> str:
+def _label(filt: Filter, data: Any, settings: _Settings) -> str:
     """A hash of all that decides how a training goes."""
     shapes = [[[(array.shape, array.dtype.name) for array in pair] for pair in pairs] for pairs in data]
-    name = getattr(loss, "__qualname__", type(loss).__qualname__)
-    digest = hashlib.sha256(json.dumps([formats.describe(filt), settings, name, shapes]).encode())
+    digest = hashlib.sha256(json.dumps([formats.describe(filt), settings.label, shapes]).encode())
     for array in (*filt.params.values(), *(array for pairs in data for pair in pairs for array in pair)):
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()

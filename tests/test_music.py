@@ -17,9 +17,10 @@ import rnndsp
 from rnndsp import Parallel
 from rnndsp.errors import FormatError, ParameterError
 from rnndsp.filters import GRU, LSTM, NADE, Dense, Elman
+from rnndsp.losses import bernoulli
 from rnndsp.midi import Corpus, Frames, MusicModel, Piece, Track, chorales, estimate_key, read, train, write
 from rnndsp.midi.learning import checkpoints
-from rnndsp.training import bernoulli, evaluate
+from rnndsp.training import evaluate
 
 HABITS = {"tempo_bpm": 100.0, "meter": [4, 4], "pickup_beats": 0.0, "program": 52}
 ABOUT = {"corpus": "made up", **HABITS}

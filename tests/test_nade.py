@@ -11,7 +11,7 @@ from scipy.special import log_expit, logsumexp
 import rnndsp
 from rnndsp import Knobs, ParameterError, RnndspError
 from rnndsp.filters import GRU, NADE, Dense, Elman
-from rnndsp.training import bernoulli
+from rnndsp.losses import bernoulli
 
 SIZES = [(1, 0), (1, 3), (5, 0), (5, 2), (17, 9)]  # bits, hidden units
 FRAMES = np.array(list(product([0.0, 1.0], repeat=5)))

@@ -7,9 +7,10 @@ from scipy.optimize import least_squares
 
 from rnndsp import ParameterError, fit, load
 from rnndsp.filters import GRU, LSTM, Dense, Elman
+from rnndsp.losses import squared
 from rnndsp.recurrence import BELOW_ONE, RECURRENCES, recurrence, shrunk, shrunk_adjoint
 from rnndsp.stability import Verdict
-from rnndsp.training import evaluate, squared
+from rnndsp.training import evaluate
 
 SIZES = [1, 2, 3, 6]
 # Determinant of those that are orthogonal, by the number of units.

@@ -8,8 +8,9 @@ from scipy import signal
 
 from rnndsp import ParameterError, StateSpace, fit, load
 from rnndsp.filters import REN, Dense
+from rnndsp.losses import squared
 from rnndsp.stability import Boundedness, Verdict
-from rnndsp.training import evaluate, squared
+from rnndsp.training import evaluate
 
 RNG = np.random.default_rng(0)
 PHI = {

@@ -14,11 +14,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy.special import expit, log_expit
+from scipy.special import expit
 
 from rnndsp import Feedback, FormatError, NonFiniteError, Parallel, ParameterError, fit, gain, load
 from rnndsp.filters import GRU, LSTM, NADE, Dense, Elman
-from rnndsp.training import bernoulli, evaluate, squared
+from rnndsp.losses import bernoulli, squared
+from rnndsp.training import evaluate
 
 LENGTHS = (7, 4, 9, 1, 6, 8)
 
@@ -50,55 +51,6 @@ def assert_same(found, expected):
     for name, value in expected.filter.params.items():
         assert found.filter.params[name].dtype == value.dtype
         np.testing.assert_array_equal(found.filter.params[name], value)
-
-
-# ---- losses
-
-
-@pytest.mark.parametrize("loss", [bernoulli, squared])
-def test_derivatives_of_the_losses(loss):
-    y, target = 2 * noise(2, 5, 3), np.random.default_rng(1).uniform(0, 1, (2, 5, 3))
-    target[0, 1, 2] = target[1, 3] = np.nan
-    values, dy = loss(y, target)
-    assert values.shape == (2, 5)
-    for place in np.ndindex(y.shape):
-        e = np.zeros_like(y)
-        e[place] = 1e-5
-        up, down = loss(y + e, target)[0], loss(y - e, target)[0]
-        numeric = (up - down) / 2e-5
-        assert abs(dy[place] - numeric[place[:2]]) < 1e-9
-        assert np.count_nonzero(numeric) == (not np.isnan(target[place]))
-    assert np.all(dy[np.isnan(target)] == 0) and values[1, 3] == 0
-
-
-def test_values_of_the_losses():
-    y, bits = 3 * noise(40, 6), noise(40, 6, seed=1) > 0
-    p = expit(y)
-    values, dy = bernoulli(y, bits.astype(float))
-    np.testing.assert_allclose(values, -np.sum(np.log(np.where(bits, p, 1 - p)), axis=1), rtol=1e-13)
-    np.testing.assert_allclose(dy, p - bits, atol=1e-15)
-    target = noise(40, 6, seed=2)
-    values, dy = squared(y, target)
-    np.testing.assert_allclose(values, np.linalg.norm(y - target, axis=1) ** 2, rtol=1e-13)
-    np.testing.assert_array_equal(dy, 2 * (y - target))
-
-
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_extreme_log_odds(dtype):
-    y = np.array([[1000, -1000, 1000, -1000, 0]], dtype)
-    for bits, value, slopes in (
-        ([1, 0, 1, 0, 1], np.log(2), [0, 0, 0, 0, -0.5]),
-        ([0, 1, 1, 0, 0], 2000 + np.log(2), [1, -1, 0, 0, 0.5]),
-        ([0, np.nan, np.nan, np.nan, np.nan], 1000, [1, 0, 0, 0, 0]),
-        ([np.nan] * 5, 0, [0] * 5),
-    ):
-        values, dy = bernoulli(y, np.array([bits], dtype))
-        assert values.dtype == dy.dtype == dtype
-        np.testing.assert_allclose(values, [value], rtol=1e-6)
-        np.testing.assert_array_equal(dy, [slopes])
-    y = np.linspace(-40, 40, 81).astype(dtype)[:, None]
-    exact = -log_expit(y.astype(np.float64))[:, 0]
-    np.testing.assert_allclose(bernoulli(y, np.ones_like(y))[0], exact, rtol=1e-6, atol=1e-6)
 
 
 # ---- steps
