@@ -267,7 +267,8 @@ def fit(
                 if not run.epoch:
                     raise NonFiniteError(f"{error}; try a rate below {settings.rate:g}") from error
                 stopped = f"{error}; try a rate below {settings.rate:g}"
-                warnings.warn(f"training stopped in {stopped}; kept are the weights of epoch {run.best}", stacklevel=2)
+                said = f"training stopped: {stopped}; kept are the weights of epoch {run.best}"
+                warnings.warn(said, RuntimeWarning, stacklevel=2)
                 break
             run.close(Epoch(sums / counts, judged, time.perf_counter() - at))
             if path is not None:
