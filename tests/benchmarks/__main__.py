@@ -10,7 +10,7 @@ import json
 import platform
 from pathlib import Path
 
-from tests.benchmarks import adaptive, arima, cells, linear, realtime, reverb, trajectories
+from tests.benchmarks import adaptive, arima, cells, linear, realtime, reverb, training, trajectories
 from tests.benchmarks.measuring import HEADER
 
 GROUPS = {
@@ -25,6 +25,8 @@ GROUPS = {
     "start": realtime.start,
     "scaling": cells.scaling,
     "trajectories": trajectories.trajectories,
+    "training": training.steps,
+    "memory": training.memory,
 }
 
 
