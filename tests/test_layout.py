@@ -63,6 +63,7 @@ PUBLIC = [
     "Stream",
     "Tape",
     "audio",
+    "capture",
     "delay",
     "distortion",
     "filters",
@@ -146,6 +147,7 @@ PUBLIC_FILTERS = [
     "overdrive",
     "particle_filter",
     "poletti_allpass",
+    "recurrent_effect",
     "select_order",
     "select_var_order",
     "series_allpass",
@@ -280,6 +282,7 @@ PUBLIC_PLOTS = [
     "decay_plot",
     "describing_function_plot",
     "energy_decay_db",
+    "esr_plot",
     "floquet_plot",
     "frequency_response_plot",
     "frozen_pole_plot",
@@ -311,6 +314,7 @@ PUBLIC_PLOTS = [
 ]
 MODULES = [
     "audio",
+    "capture",
     "distortion",
     "identification",
     "losses",

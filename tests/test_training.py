@@ -18,7 +18,8 @@ from scipy.special import expit
 
 from rnndsp import Feedback, FormatError, NonFiniteError, Parallel, ParameterError, fit, gain, load
 from rnndsp.filters import GRU, LSTM, NADE, Dense, Elman
-from rnndsp.losses import bernoulli, squared
+from rnndsp.losses import Gaussian, bernoulli, squared
+from rnndsp.optimizers import SGD, Adam, RMSprop, schedule
 from rnndsp.training import evaluate
 
 LENGTHS = (7, 4, 9, 1, 6, 8)
@@ -158,6 +159,115 @@ def test_steps_are_those_of_torch():
         np.testing.assert_allclose(found.filter.params[name], leaf.detach(), rtol=0, atol=1e-9)
 
 
+@pytest.mark.parametrize(
+    ("ours", "theirs", "settings"),
+    [
+        (Adam(beta1=0.8, beta2=0.95, epsilon=1e-3), "Adam", {"betas": (0.8, 0.95), "eps": 1e-3}),
+        (RMSprop(), "RMSprop", {}),
+        (RMSprop(alpha=0.9, momentum=0.7, epsilon=1e-3), "RMSprop", {"alpha": 0.9, "momentum": 0.7, "eps": 1e-3}),
+        (SGD(), "SGD", {"momentum": 0.9}),
+        (SGD(momentum=0.6, nesterov=True), "SGD", {"momentum": 0.6, "nesterov": True}),
+    ],
+)
+def test_directions_are_those_of_torch(ours, theirs, settings):
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    x = noise(5)
+    leaf = torch.tensor(x, requires_grad=True)
+    optimizer = getattr(torch.optim, theirs)([leaf], lr=0.01, **settings)
+    memory = {slot: np.zeros(5) for slot in ours.slots}
+    for k, g in enumerate(noise(9, 5, seed=1), 1):
+        leaf.grad = torch.tensor(g)
+        optimizer.step()
+        direction, memory = ours.direction(g, memory, k)
+        assert memory.keys() == set(ours.slots)
+        x = x - 0.01 * direction
+        np.testing.assert_allclose(x, leaf.detach(), rtol=1e-12)
+
+
+def test_schedules():
+    for name in ("cosine", "exponential", "linear"):
+        share = schedule(name, warm_up=0.2)
+        np.testing.assert_allclose([share(0.1), share(0.2), share(1)], [0.5, 1, 1 / 50])
+        assert np.all(np.diff([share(t) for t in np.linspace(0.2, 1, 9)]) < 0)
+    assert schedule("constant")(0.7) == 1
+    slow, fast = (train("data", schedule=lambda done, k=k: k, rate=r) for k, r in ((0.5, 0.1), (1.0, 0.05)))
+    np.testing.assert_allclose(losses(slow), losses(fast), rtol=1e-12)
+
+
+def test_truncated_is_a_step_a_piece_while_the_state_goes_on():
+    filt, ((u, x),) = small(), examples([8])
+    found = fit(filt, [(u, x)], squared, n_epochs=1, rate=0.05, schedule="constant", truncate=3, optimizer=SGD(0.0))
+    state = None
+    for frames in (slice(3), slice(3, 6), slice(6, 8)):
+        tape = filt.tape(u[frames], state)
+        values, dy = squared(tape.y[None], x[None, frames])
+        g = tape.adjoint(dy[0] / values.size).params
+        scale = min(1, 1 / np.sqrt(sum(np.sum(value**2) for value in g.values())))
+        filt = filt.replace(**{name: value - 0.05 * scale * g[name] for name, value in filt.params.items()})
+        state = tape.state
+    for name, value in filt.params.items():
+        np.testing.assert_allclose(found.filter.params[name], value, rtol=1e-12)
+
+
+def test_pieces_without_a_target_only_move_the_state():
+    u, x = noise(9, 2), noise(9, 1, seed=1)
+    x[:6] = np.nan
+    found = fit(small(), [(u, x)], squared, n_epochs=1, rate=0.05, truncate=3, optimizer=SGD(0.0))
+    _, state = small().run(u[:6])
+    tape = small().tape(u[6:], state)
+    g = tape.adjoint(2 * (tape.y - x[6:]) / 3).params
+    norm = np.sqrt(sum(np.sum(value**2) for value in g.values()))
+    for name, value in small().params.items():
+        np.testing.assert_allclose(found.filter.params[name], value - 0.05 * min(1, 1 / norm) * g[name], rtol=1e-12)
+
+
+def test_numbers_of_the_gradient_are_clipped():
+    pairs = [(np.ones((4, 2)), np.full((4, 1), 100.0))]
+    settings = {"n_epochs": 1, "schedule": "constant", "optimizer": SGD(), "rate": 1.0}
+    found = fit(Dense(2, 1), pairs, squared, clip_value=1e-3, clip_norm=1e9, **settings)
+    for name, value in Dense(2, 1).params.items():
+        np.testing.assert_allclose(found.filter.params[name], value + 1e-3, rtol=1e-12)
+
+
+def test_what_is_kept_holds_at_every_step():
+    def in_range(filt):
+        return filt.replace(W=np.clip(filt.params["W"], -0.5, 0.5), b=np.zeros(1))
+
+    pairs = [(noise(20, 2), 5 * noise(20, 1, seed=1))]
+    found = fit(Dense(2, 1), pairs, squared, n_epochs=30, rate=0.1, keep=in_range)
+    assert np.max(np.abs(found.filter.params["W"])) <= 0.5 and found.filter.params["b"] == 0
+    with pytest.raises(ParameterError, match="keep"):
+        fit(Dense(2, 1), pairs, squared, n_epochs=1, keep=lambda filt: Dense(3, 1))
+
+
+@pytest.mark.parametrize("settings", [{"n_shards": 1}, {"n_shards": 5}])
+def test_shards_are_a_matter_of_rounding(settings):
+    np.testing.assert_allclose(losses(train("data", batch_size=6, **settings)), losses(train("data", batch_size=6)))
+
+
+def test_fewer_states_on_the_tape_change_no_bit():
+    long = [(noise(2500, 2), noise(2500, 1, seed=1))]
+    both = (train("data", data=long, n_epochs=2, kept_states=kept) for kept in (None, 1))
+    assert_same(*both)
+
+
+def test_time_runs_out():
+    found = train("data", n_epochs=10**6, time_limit_s=0.3)
+    assert found.stopped == "0.3 seconds are over" and 0 < len(found.history) < 10**6
+    assert train("data").stopped == ""
+
+
+def test_a_loss_with_other_targets():
+    """Means and scales of two channels from four outputs: those of noise around a line."""
+    u = noise(400, 1)
+    x = np.concatenate([u + 0.1 * noise(400, 1, seed=1), 2 + 0.5 * noise(400, 1, seed=2)], axis=1)
+    filt = Dense(1, 4)
+    found = fit(filt, [(u, x)], Gaussian(), n_epochs=400, rate=0.1, clip_norm=100).filter
+    np.testing.assert_allclose(found(np.zeros((1, 1)))[0], [0, 2, np.log(0.1), np.log(0.5)], atol=0.1)
+    with pytest.raises(ParameterError, match="takes 2 targets"):
+        fit(filt, [(u, np.zeros((400, 4)))], Gaussian())
+
+
 def test_the_first_step_is_the_rate_by_the_sign():
     filt, pairs = small(), examples([5])
     found = fit(filt, pairs, squared, n_epochs=1, rate=0.01)
@@ -263,12 +373,18 @@ def augmented(rng):
     return [(u + 0.1 * rng.standard_normal(u.shape), x) for u, x in examples()]
 
 
+def rounded(filt):
+    return filt.replace(**{name: np.round(value, 3) for name, value in filt.params.items()})
+
+
 RUNS = {
     "data": {"data": examples()},
     "function": {"data": augmented},
     "validation": {"data": examples(), "validation": examples([5, 9], seed=8)},
     "patience": {"data": augmented, "validation": examples([5, 9], seed=8), "patience": 3, "n_epochs": 12},
     "single precision": {"data": examples(dtype=np.float32), "validation": examples([5], seed=8, dtype=np.float32)},
+    "pieces": {"data": examples(), "truncate": 3, "optimizer": SGD(nesterov=True), "schedule": "linear"},
+    "projected": {"data": examples(), "keep": rounded, "optimizer": RMSprop(momentum=0.5), "clip_value": 0.1},
 }
 
 
@@ -778,6 +894,16 @@ NO_TARGETS = np.ones((4, 2)), np.full((4, 1), np.nan)
         ({"patience": 1.5, "validation": [GOOD]}, "patience=1.5"),
         ({"filt": "LSTM"}, "filter"),
         ({"rate": "fast"}, "rate='fast'"),
+        ({"optimizer": "adam"}, "optimizer='adam'"),
+        ({"schedule": "polynomial"}, "'polynomial': choose one of"),
+        ({"schedule": 3}, "schedule=3"),
+        ({"clip_value": 0}, "clip_value=0"),
+        ({"truncate": 0}, "truncate=0"),
+        ({"kept_states": -1}, "kept_states=-1"),
+        ({"n_shards": 0}, "n_shards=0"),
+        ({"keep": "contraction"}, "keep='contraction'"),
+        ({"time_limit_s": 0}, "time_limit_s=0"),
+        ({"loss": 3}, "loss=3"),
     ],
 )
 def test_bad_settings_are_named(settings, names):
