@@ -20,6 +20,7 @@ from rnndsp._checks import number, whole_number
 from rnndsp.composition import Feedback, Parallel, Series, Stack
 from rnndsp.errors import ParameterError
 from rnndsp.filter import Filter
+from rnndsp.filters import circuits
 from rnndsp.filters.allpass import GerzonAllpass
 from rnndsp.filters.coupled import CoupledForm
 from rnndsp.filters.reverb import Reverb, ReverbSettings
@@ -123,11 +124,18 @@ def overdrive(sample_rate: float, n_channels: int, *, drive: float = 0.5) -> Fil
     return model.replace(defaults=(drive,))
 
 
+def pedal(
+    sample_rate: float, n_channels: int, *, drive_db: float = 20.0, tone_hz: float = 4500.0, level_db: float = -6.0
+) -> Filter:
+    """an overdrive of diodes, solved as a circuit at eight times the sample rate; drive_db is a control, too"""
+    return circuits.overdrive(drive_db=drive_db, tone_hz=tone_hz, level_db=level_db, sample_rate=sample_rate)
+
+
 NAMES: dict[str, Callable[..., Filter]] = {
     design.__name__: design
     for design in (
         *(lowpass, highpass, bandpass, bandstop, low_shelf, high_shelf, peaking, resonator),
-        *(allpass, echo, reverb, overdrive),
+        *(allpass, echo, reverb, overdrive, pedal),
     )
 }
 

@@ -125,7 +125,7 @@ def write(
     metadata = {kind: json.dumps(description) for kind, description in contents.items()}
     with writing(path, force=force) as temporary:
         save_file(
-            {name: np.ascontiguousarray(value) for name, value in tensors.items()},
+            {name: np.asarray(value, order="C") for name, value in tensors.items()},
             temporary,
             {"format": "rnndsp", "format_version": str(FORMAT_VERSION), **metadata},
         )

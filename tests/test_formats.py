@@ -91,6 +91,12 @@ def _good() -> dict[str, rnndsp.Filter]:
 # ---- round trips
 
 
+def test_single_numbers_keep_their_shape(path: Path) -> None:
+    rnndsp.formats.write(path, {"checkpoint": {}}, {"level": np.array(0.5), "row": np.zeros(1)}, force=False)
+    _, tensors = rnndsp.formats.read(path, "checkpoint")
+    assert tensors["level"].shape == () and tensors["row"].shape == (1,)
+
+
 @pytest.mark.parametrize("name", FILTERS)
 def test_round_trip(name: str, path: Path) -> None:
     filt = FILTERS[name]()

@@ -63,6 +63,7 @@ PUBLIC = [
     "Stream",
     "Tape",
     "audio",
+    "batch_fit",
     "capture",
     "delay",
     "distortion",
@@ -84,6 +85,7 @@ PUBLIC = [
     "save",
     "save_state",
     "stability",
+    "tangents",
     "testing",
     "training",
 ]
@@ -119,6 +121,7 @@ PUBLIC_FILTERS = [
     "ParticlesTracked",
     "REN",
     "RLS",
+    "ReadoutFit",
     "Reverb",
     "ReverbSettings",
     "SOS",
@@ -138,6 +141,7 @@ PUBLIC_FILTERS = [
     "fit_arima",
     "fit_em",
     "fit_hammerstein_wiener",
+    "fit_readout",
     "fit_var",
     "force_train",
     "linear_prediction",
@@ -314,6 +318,7 @@ PUBLIC_PLOTS = [
 ]
 MODULES = [
     "audio",
+    "batch_fit",
     "capture",
     "distortion",
     "identification",
@@ -323,6 +328,7 @@ MODULES = [
     "report",
     "response",
     "stability",
+    "tangents",
     "testing",
     "training",
 ]
