@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rnndsp._jit import inline, kernel, specialise
-from rnndsp._loops import Lanes, load_gates, nones, split_gates, store_each
+from rnndsp._loops import Lanes, Runner, load_gates, nones, split_gates, store_each
 from rnndsp._mixing import affine
 from rnndsp._vectors import add_tile, aligned, every, fma, load, load_each, outer, store, transpose, zeros
 from rnndsp.activations import flush
@@ -215,7 +215,7 @@ class Sums(NamedTuple):
 class Backward:
     """A compiled backward loop and what it needs besides tape and signals.
 
-    ``matrices`` are W and U of every stage, ``params`` the units' own; ``part`` and ``frame`` those of the tape.
+    ``matrices`` are W and U of every stage, ``params`` the units' own; ``runner`` is the one that writes the tape.
     """
 
     def __init__(
@@ -224,12 +224,12 @@ class Backward:
         n_states: int,
         matrices: Sequence[tuple[Array, Array]],
         params: Array,
-        shape: Lanes,
-        sizes: tuple[int, int],
+        runner: Runner,
         dtype: np.dtype[Any],
     ) -> None:
-        self.stages, self.n_states, self.shape = stages, n_states, shape
-        (self.n_params, self.n_units), (self.part, self.frame) = params.shape, sizes
+        self.stages, self.n_states, self.runner, self.shape = stages, n_states, runner, runner.shape
+        (self.n_params, self.n_units), self.part, self.frame = params.shape, runner.part, runner.frame
+        shape = self.shape
         self.n_inputs, self.dense = matrices[0][0].shape[1], matrices[0][1].ndim == 2
         self.loop = _backward_loop(stages, n_states, self.n_params, self.dense, shape)
         self.product = _product_loop(shape)
@@ -262,6 +262,12 @@ class Backward:
         tiles = table.reshape(n_gates * self.rows, -1, tile).transpose(1, 0, 2)
         return np.pad(tiles, ((0, 0), (1, 0), (0, 0))).ravel()  # first what the sums start from
 
+    def compile(self) -> None:
+        """Run no frame of no voice: raises a TypingError where the units cannot do vectors."""
+        dy, du = (np.zeros((0, 0, n), self.weights.dtype) for n in (self.n_units, self.n_inputs))
+        room, tape = self.weights[:0], self.runner.rows(0)
+        self.loop(dy, du, 0, 0, 0, room, 0, tape, self.part, self.d_part, self.frame, room, room, room, room)
+
     def run(self, dy: Array, dx: Array, tape: Array, du: Array | None) -> Sums:
         """From dy and the derivative by the last state to du, where wanted, and, in place, that by the first state."""
         n_voices, n_frames, n = dy.shape
@@ -281,7 +287,7 @@ class Backward:
             n_own = voices.stop - first
             d[:] = 0
             states[:, :n, :n_own] = dx[voices].reshape(n_own, self.n_states, n).transpose(1, 2, 0)
-            for start in range((n_frames - 1) // chunk * chunk, -1, -chunk):
+            for start in reversed(range(0, n_frames, chunk)):
                 stop = min(start + chunk, n_frames)
                 self.loop(
                     dy, du, first, start, stop, self.weights, self.second, tape, self.part, self.d_part, self.frame,

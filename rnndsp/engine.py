@@ -347,10 +347,10 @@ class Cell(Filter):
             shares.append(("units", slice(together, n_voices)))
         memory = []
         for across, own in shares:
-            runner = self._ready(u.dtype, across)
-            rows = runner.rows(len(u[own]), u.shape[1])
-            runner.run(u[own], x[own], y[own], rows, taped=True)
-            memory.append((across, own, rows))
+            back = self._returner(u.dtype, across)
+            rows = back.runner.rows(len(u[own]), u.shape[1])
+            back.runner.run(u[own], x[own], y[own], rows, taped=True)
+            memory.append((back, own, rows))
         return y, (u.shape, memory)
 
     def _adjoint(
@@ -369,10 +369,7 @@ class Cell(Filter):
         self, memory: Any, dy: NDArray[Any], dx: NDArray[Any], du: NDArray[Any] | None
     ) -> tuple[NDArray[Any], dict[str, NDArray[Any]]]:
         n, dy, dx = self.n_units, np.ascontiguousarray(dy), dx.copy()
-        found = [
-            self._returner(dy.dtype, across).run(dy[own], dx[own], rows, None if du is None else du[own])
-            for across, own, rows in memory[1]
-        ]
+        found = [back.run(dy[own], dx[own], rows, None if du is None else du[own]) for back, own, rows in memory[1]]
         sums = Sums(*(sum(parts[1:], parts[0]) for parts in zip(*found, strict=True)))
         params = {
             "W": sums.W,
@@ -388,8 +385,14 @@ class Cell(Filter):
             runner = self._ready(dtype, across)
             matrices = [(W, U) for _, W, U, _, _ in self._parts()]
             own = np.reshape([self._own[name] for name in self.unit_params], (-1, self.n_units))
-            sizes = (runner.part, runner.frame)
-            return Backward(self._chain, len(self.state_names), matrices, own, runner.shape, sizes, dtype)
+            back = Backward(self._chain, len(self.state_names), matrices, own, runner, dtype)
+            try:
+                back.compile()
+            except TypingError:
+                if across == "none":
+                    raise
+                return self._returner(dtype, "none")  # as in _runner: it is taped on single numbers then, too
+            return back
 
         found: Backward = self._derived(("back", across, dtype.char), make)
         return found

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from rnndsp import Feedback, ParameterError, Stage, gain
+from rnndsp.activations import tanh
 from rnndsp.engine import Cell
 from rnndsp.filter import PIECE, _split
 from rnndsp.filters import GRU, LSTM, Dense, Elman
@@ -75,6 +76,30 @@ def test_gates_apart():
     check_filter(moved(Multiplied(2, 3)))
     with pytest.raises(AssertionError, match="gradient by"):
         check_filter(moved(Half(2, 3)))
+
+
+def _branching_adjoint(a, r, s, p, d):
+    x = a[0] + r[0]
+    g = d[0] * (1 - tanh(x) ** 2) if x < 30 else 0 * d[0]
+    return (g,), (g,), (0 * g,), ()
+
+
+class Branching(Cell):
+    """An adjoint that vectors cannot do, of a unit that they can."""
+
+    stages = (Stage(lambda a, r, s, p: (tanh(a[0] + r[0]),), _branching_adjoint, n_gates=1, n_out=1),)
+
+
+def test_an_adjoint_for_single_numbers():
+    filt, elman = Branching(1, 2), Elman(1, 2)
+    elman = elman.replace(**filt.params)
+    u, dy = noise(16, 30, 1), noise(16, 30, 2, seed=1)
+    tape, expected = filt.tape(u), elman.tape(u)
+    np.testing.assert_array_equal(tape.y, filt(u))
+    np.testing.assert_allclose(tape.y, expected.y, rtol=1e-13)
+    found, expected = tape.adjoint(dy).params, expected.adjoint(dy).params
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, rtol=1e-11)
 
 
 # ---- pieces, and states in place of tapes
