@@ -312,7 +312,7 @@ def _forward(
                 for k in range(n_new):
                     store(work, entries + i * wide + k, u[voice, t + k, i], ONE)
             for at in range(squares, outs, wide * wide):
-                transpose(work, at, wide, work, at, at + (wide - 1) * wide, lanes)
+                transpose(work, at, wide, work, at, wide, at + (wide - 1) * wide, lanes)
             for k in range(n_new if taped else 1):
                 n_together = 1 if taped else n_new
                 for s in range(n_sections):
@@ -354,7 +354,7 @@ def _forward(
                     store(turn, i, c, pairs)
                     store(turn, half + i, s, pairs)
             for at in range(squares, outs, wide * wide):
-                transpose(work, at, wide, work, at, at + (wide - 1) * wide, lanes)
+                transpose(work, at, wide, work, at, wide, at + (wide - 1) * wide, lanes)
             at, goal = 0, outs
             while at < weights.size:
                 sums = affine(weights, at, ONE, work, entries, n_inputs + n, lanes, lanes, group)
