@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import reduce
 from itertools import product
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from rnndsp._checks import generator, number, whole_number
+from rnndsp._checks import generator, number, reals, whole_number
 from rnndsp.errors import ParameterError
 from rnndsp.filter import Filter
 from rnndsp.filters._arima_likelihood import (
@@ -322,10 +322,10 @@ class ArimaFit:
     standard_errors: Mapping[str, float]
     log_likelihood: float
     n_observations: int
-    residuals: Real
+    residuals: Real = field(repr=False)
     converged: bool
-    y: Real
-    exog: Real
+    y: Real = field(repr=False)
+    exog: Real = field(repr=False)
     trend: str
     start: str
 
@@ -396,8 +396,9 @@ class ArimaFit:
         The m missing values are weights of m regressors, each one in one sample and zero elsewhere: the whitened
         series, by generalised least squares, gives their means and covariance given all values (A. C. Harvey, R. G.
         Pierse 1984; G. M. Ljung 1982). So there is no state whose covariance would be kept, and a season costs what it
-        costs in a fit without gaps: O(n r m) time, O(n m) memory, for n m of at most 2e7. With ``start="approximate"``
-        too nothing is known of the levels beforehand. ``past_only`` does keep a covariance, as forecasts do.
+        costs in a fit without gaps: O(n m (m + r)) time, O(n m) memory, for n m of at most 2e7. With
+        ``start="approximate"`` too nothing is known of the levels beforehand. ``past_only`` does keep a covariance, as
+        forecasts do.
         """
         missing = np.flatnonzero(np.isnan(self.y))
         found, error = self.y.copy(), np.zeros(len(self.y))
@@ -412,8 +413,8 @@ class ArimaFit:
         n, m = len(self.y), missing.size
         if n * m > MOST_FILLED:
             raise ParameterError(
-                f"{m} missing values of {n} samples would take {n * m:.2g} numbers, more than {MOST_FILLED:.0e}: fill "
-                "a part of the series at a time"
+                f"{m} missing values of {n} samples would take {n * m:.2g} numbers, more than {MOST_FILLED:.0e}: fit "
+                "and fill a shorter part of the series (an autoregression alone: fit_var, which has no such limit)"
             )
         orders, lags = self.filter._orders, self.filter._lags
         _require_short(orders)
@@ -914,10 +915,9 @@ def _section(ar: Real, ma: Real, lag: int) -> DelayStateSpace:
 
 
 def _series(y: ArrayLike) -> Real:
-    array = np.asarray(y)
-    if array.ndim != 1 or array.dtype.kind not in "fiu":
-        raise ParameterError(f"y has shape {array.shape} and dtype {array.dtype}: give one series of real numbers")
-    array = array.astype(np.float64)
+    array = reals("y", y)
+    if array.ndim != 1:
+        raise ParameterError(f"y has shape {array.shape}: give one series of real numbers")
     if np.isinf(array).any():
         raise ParameterError(
             f"y is infinite at sample {int(np.argmax(np.isinf(array)))}: NaN stands for missing values"

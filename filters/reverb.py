@@ -144,8 +144,9 @@ class Reverb(Crossfade):
     another sample rate.
 
     The decay time at f over ``t60_s`` is 1 / (1 + a(f)), with a(f) of two first-order curves that meet ``warmth`` at
-    125 Hz and ``brightness`` at 8 kHz; :meth:`t60_at` gives the time. Octaves and third octaves from 62 Hz to 16 kHz
-    meet it within 5 % in all presets, mono or stereo, over -5 to -35 dB of all impulse responses together. Where the
+    125 Hz and ``brightness`` at 8 kHz; :meth:`t60_at` gives the time. At 48 kHz octaves from 62 Hz to 16 kHz, and the
+    third octaves at their centres, meet it within 5 % in all presets, mono or stereo, over -5 to -35 dB of all impulse
+    responses together; where a small room has few modes, third octaves elsewhere are off by up to 10 %. Where the
     room is too large for it, its lines are shortened: to 0.15 of the shortest decay time.
 
     *Level*: ``(1 - mix)`` of the dry and ``mix`` of the wet sound, whose response has about unit energy, so that it is

@@ -5,13 +5,13 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from rnndsp._checks import choice, generator, whole_number
+from rnndsp._checks import choice, generator, whole_number, whole_numbers
 from rnndsp._jit import kernel
 from rnndsp.errors import ParameterError
 from rnndsp.filters.arima import Forecast, exogenous, interval
@@ -84,11 +84,11 @@ class VarFit:
     covariance: Real
     log_likelihood: float
     n_observations: int
-    residuals: Real
+    residuals: Real = field(repr=False)
     converged: bool
     method: str
-    y: Real
-    exog: Real
+    y: Real = field(repr=False)
+    exog: Real = field(repr=False)
     exog_lags: tuple[int, ...]
     n_parameters: int
 
@@ -303,7 +303,7 @@ def fit_var(
         raise ParameterError(f"{n_initial=} is for least squares: the likelihood takes all frames")
     series = real_signal("y", y, gaps=True)
     n, k = series.shape
-    lags = tuple(whole_number("exog_lags", lag, least=0) for lag in exog_lags) if exog is not None else ()
+    lags = tuple(whole_numbers("exog_lags", exog_lags, least=0).tolist()) if exog is not None else ()
     u = exogenous(exog, n)
     if exog is not None:
         u = real_signal("exog", u)

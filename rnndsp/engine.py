@@ -53,8 +53,8 @@ class Stage(NamedTuple):
     n_out : int
         How many values ``unit`` returns.
     apart : int, optional
-        Of how many gates, the last ones, ``adjoint`` needs a and r apart; of all when absent. Of the others a tape holds
-        a + r alone, given as a, and da is taken for dr as well: less memory, and faster.
+        Of how many gates, the last ones, ``adjoint`` needs a and r apart; of all when absent. Of the others a tape
+        holds a + r alone, given as a, and da is taken for dr as well: less memory, and faster.
     """
 
     unit: Callable[..., Any]

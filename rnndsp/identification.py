@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from rnndsp._checks import number, whole_number
+from rnndsp._checks import number, real_array, whole_number
 from rnndsp.errors import NonFiniteError, ParameterError
 from rnndsp.filter import MAX_STATES
 from rnndsp.statespace import DENSE_LIMIT, StateSpace
@@ -36,6 +36,8 @@ RANK = 1e-9
 LOUDEST = 1e100
 # Variance of innovations, over that of the output, below which they are rounding.
 NO_NOISE = 1e-18
+# A simulated model may grow to so many times its data, at the cost of as many digits.
+OUTGROWN = 1e8
 # Frames that are brought into a triangle at a time.
 CHUNK = 16384
 
@@ -117,7 +119,7 @@ class SubspaceFit:
     system: StateSpace
     singular_values: Real
     initial_state: Real
-    residuals: Real
+    residuals: Real = field(repr=False)
     gain: Real | None = None
     innovation_covariance: Real | None = None
 
@@ -466,15 +468,19 @@ def _inputs_and_start(A: Real, C: Real, u: Real, y: Real, feedthrough: bool) -> 
             for j in range(m):
                 columns[..., i * m + j] = answer[j, :n_frames]
             columns[..., n * m + i] = answer[m, 1:]
+        if feedthrough:
+            columns[..., n * (m + 1) :] = np.kron(np.eye(p), u[:, None, :])
+        X = columns.reshape(n_frames * p, -1)
+        with np.errstate(over="ignore"):
+            scale = np.linalg.norm(X, axis=0)
+        # the growth of a pole that is not in the data leaves no digits for what is
+        if not np.all(scale <= OUTGROWN * max(np.linalg.norm(y), np.linalg.norm(u))):
+            raise NonFiniteError("the simulation outgrows the data")
     except NonFiniteError:
         raise ParameterError(
             f"the model has poles up to {np.abs(np.linalg.eigvals(A)).max():.4g} and its simulation blows up: "
             "take another order or horizon, or remove drifts from the data"
         ) from None
-    if feedthrough:
-        columns[..., n * (m + 1) :] = np.kron(np.eye(p), u[:, None, :])
-    X = columns.reshape(n_frames * p, -1)
-    scale = np.linalg.norm(X, axis=0)
     scale[scale == 0] = 1
     found = np.linalg.lstsq(X / scale, y.ravel(), rcond=None)[0] / scale
     residuals = y - (X @ found).reshape(y.shape)
@@ -677,9 +683,7 @@ def spectral_fit(
 
 def real_signal(name: str, value: ArrayLike, *, gaps: bool = False) -> Real:
     """(n_frames, n_channels) of finite numbers, or of NaN where there are gaps."""
-    array = np.asarray(value)
-    if array.dtype.kind not in "fiu":
-        raise ParameterError(f"{name} has dtype {array.dtype}; give real numbers")
+    array = real_array(name, value)
     if array.ndim == 1:
         array = array[:, None]
     if array.ndim != 2 or not array.shape[1]:

@@ -67,10 +67,16 @@ class _Ramps(MutableMapping[str, float]):
             columns[..., place] = target if still else self._at(name, self.index + np.arange(columns.shape[1]))
 
     def adopt(self, controls: tuple[Control, ...]) -> None:
-        """Go on with the ranges of another filter's controls of the same names."""
+        """Go on with another filter's controls of the same names: those never turned glide to its defaults."""
+        turned = {name for name, control in self._controls.items() if self[name] != control.default}
         for control in controls:
-            control.check(np.array(self._ramps[control.name][:2]))
+            if control.name in turned:
+                for value in (self._at(control.name, self.index - 1), self[control.name]):
+                    control.check(float(value))
         self._controls = {control.name: control for control in controls}
+        for control in controls:
+            if control.name not in turned and control.default != self[control.name]:
+                self[control.name] = control.default
 
     def settle(self) -> None:
         """End all ramps at once and count from zero."""
@@ -173,7 +179,10 @@ class Stream:
         self._state.assign(state)
 
     def swap(self, filt: Filter) -> None:
-        """Go on with another filter of the same state layout and controls, from the state as it is."""
+        """Go on with another filter of the same state layout and controls, from the state as it is.
+
+        Controls that were turned stay where they are, the others glide to the new filter's defaults.
+        """
         if not isinstance(filt, Filter):
             raise ParameterError(f"swap takes a filter, not {filt!r}")
         if filt.rest_state(self.voices, self.dtype).layout != self._state.layout or (

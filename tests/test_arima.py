@@ -628,7 +628,7 @@ def test_gaps_of_a_year_need_no_dense_state():
     with pytest.raises(ParameterError, match="more than 5000"):
         fit.fill(past_only=True)
     gaps[:2000] = np.nan
-    with pytest.raises(ParameterError, match="a part of the series at a time"):
+    with pytest.raises(ParameterError, match="fill a shorter part of the series"):
         fit.fill()
 
 

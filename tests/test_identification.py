@@ -125,6 +125,19 @@ def test_n4sid_of_an_unstable_system_and_without_feedthrough():
     np.testing.assert_allclose(markov(found.system), markov(truth), atol=1e-8)
 
 
+def test_n4sid_of_an_order_whose_simulation_overflows():
+    """Poles of 1.1 that are not there: after 3000 frames no number can be squared any more."""
+    u = noise(3000)
+    y = SOS.from_zpk([1, -1], [0.95 * np.exp(0.3j), 0.95 * np.exp(-0.3j)], 0.1)(u) + 0.05 * noise(3000, seed=1)
+    for order in range(2, 10):
+        try:
+            found = n4sid(u, y, order=order, horizon=10)
+        except ParameterError as error:
+            assert "blows up" in str(error) and order > 2
+        else:
+            assert found.residuals.std() < 0.06
+
+
 def test_n4sid_finds_a_filter_of_ours():
     elliptic = SOS.from_zpk([1, -1], [0.9 * np.exp(1j), 0.9 * np.exp(-1j)], 0.1)
     u = noise(300, seed=6)

@@ -434,6 +434,18 @@ def test_a_state_saved_in_the_middle_goes_on_to_the_bit(name, tmp_path):
         stream.state = gain(1.0).rest_state()
 
 
+def test_swap_moves_the_controls_that_nobody_turned():
+    def knobs(**values):
+        return Knobs(gain([[0.0, 1.0, 1.0]]), values)
+
+    stream = knobs(a=0.25, b=0.5).stream(dtype=np.float64, ramp_s=0)
+    stream.controls["a"] = 0.125
+    stream.process(np.zeros(3))
+    stream.swap(knobs(a=0.75, b=1.0))
+    assert dict(stream.controls) == {"a": 0.125, "b": 1.0}
+    np.testing.assert_array_equal(stream.process(np.zeros(3)), 3 * [1.125])
+
+
 def test_swap_refuses_a_control_that_is_out_of_the_new_range():
     def knob(high):
         return Knobs(gain([[1.0, 0.1]]), {"g": 0.5}, high=high)

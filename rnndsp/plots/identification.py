@@ -7,6 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from rnndsp._checks import whole_number
 from rnndsp.errors import ParameterError
 from rnndsp.identification import RANK, ArxFit, Excitation, SubspaceFit
 from rnndsp.plots._style import BLUE, GREY, INK, VERMILLION, axes
@@ -43,6 +44,7 @@ def order_plot(
     ParameterError
         Something else than these results.
     """
+    n_shown = whole_number("n_shown", n_shown)
     if isinstance(found, SubspaceFit):
         values, order = found.singular_values, found.system.delays.size
         title, names = f"order {order}", ("in the model", "left out")

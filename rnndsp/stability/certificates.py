@@ -313,7 +313,7 @@ def decay_in_words(radius: float, sample_rate: float | None) -> str:
 def found_poles(A: NDArray[np.float64], m: NDArray[np.int64]) -> tuple[NDArray[np.complex128], str]:
     """The poles, or none and why not."""
     if not is_affordable(A, m):
-        return np.zeros(0, np.complex128), f"the poles of {m.sum()} states would take minutes"
+        return np.zeros(0, np.complex128), f"the poles of {m.sum()} states are not searched unasked: see filt.poles()"
     try:
         return delay_poles(A, m), ""
     except RnndspError as error:  # an ill-conditioned loop

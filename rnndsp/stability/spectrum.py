@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from rnndsp._checks import require_filter
 from rnndsp.errors import ParameterError, RnndspError
 from rnndsp.filter import Filter
 from rnndsp.stability._decay import decay_certificate, loop_matrices, unreached
@@ -358,7 +359,7 @@ def hidden_modes(
     ----------
     M. L. J. Hautus (1969), "Controllability and observability conditions of linear autonomous systems".
     """
-    linear = filt.linearize(state, u, controls=controls)
+    linear = require_filter(filt).linearize(state, u, controls=controls)
     found = np.unique(poles(linear))
     counts = [unreached(linear, part) for part in _parts(found, linear.delays.size)]
     lost = np.stack([np.concatenate([count[k] for count in counts]) for k in (0, 1)])
