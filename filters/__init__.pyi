@@ -20,6 +20,7 @@ from .circuits import DiodeClipper as DiodeClipper
 from .circuits import overdrive as overdrive
 from .coupled import CoupledForm as CoupledForm
 from .dense import Dense as Dense
+from .effects import recurrent_effect as recurrent_effect
 from .elman import Elman as Elman
 from .expectation_maximization import EMFit as EMFit
 from .expectation_maximization import fit_em as fit_em
@@ -44,9 +45,14 @@ from .oversampling import Polyphase as Polyphase
 from .paraunitary import ParaunitaryFIR as ParaunitaryFIR
 from .prediction import LinearPrediction as LinearPrediction
 from .prediction import linear_prediction as linear_prediction
+from .readout import ReadoutFit as ReadoutFit
+from .readout import fit_readout as fit_readout
 from .ren import REN as REN
 from .reverb import Reverb as Reverb
 from .reverb import ReverbSettings as ReverbSettings
+from .routing import Channels as Channels
+from .routing import closed_loop as closed_loop
+from .routing import teacher_forced as teacher_forced
 from .sections import SOS as SOS
 from .sections import TransferFunction as TransferFunction
 from .state_space import DelayStateSpace as DelayStateSpace

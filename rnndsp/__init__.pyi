@@ -1,4 +1,6 @@
 from . import audio as audio
+from . import batch_fit as batch_fit
+from . import capture as capture
 from . import distortion as distortion
 from . import filters as filters
 from . import identification as identification
@@ -7,10 +9,13 @@ from . import midi as midi
 from . import optimizers as optimizers
 from . import plots as plots
 from . import realization as realization
+from . import regularizers as regularizers
 from . import report as report
 from . import residuals as residuals
 from . import response as response
 from . import stability as stability
+from . import sweeps as sweeps
+from . import tangents as tangents
 from . import testing as testing
 from . import training as training
 from .composition import Crossfade as Crossfade
@@ -37,6 +42,7 @@ from .formats import save as save
 from .formats import save_state as save_state
 from .framed import Framed as Framed
 from .framed import SpectralGain as SpectralGain
+from .regularizers import Zoned as Zoned
 from .response import frequency_response as frequency_response
 from .response import impulse_response as impulse_response
 from .smoothing import Smoothed as Smoothed

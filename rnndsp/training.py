@@ -27,6 +27,7 @@ from rnndsp.errors import FormatError, NonFiniteError, ParameterError
 from rnndsp.filter import Filter
 from rnndsp.losses import LossFunction
 from rnndsp.optimizers import Adam, Optimizer, Schedule, schedule
+from rnndsp.regularizers import Noise, Regularizer
 from rnndsp.state import State
 
 __all__ = ["Epoch", "Fit", "evaluate", "fit"]
@@ -100,6 +101,7 @@ def fit(
     truncate: int | None = None,
     kept_states: int | None = None,
     keep: Callable[[F], F] | None = None,
+    regularizer: Regularizer | None = None,
     patience: int | None = None,
     time_limit_s: float | None = None,
     n_shards: int = 2,
@@ -148,6 +150,8 @@ def fit(
     keep : function of a filter, optional
         Called after every step with the new filter; gives the one to go on with, as
         ``lambda f: rnndsp.stability.stabilize(f).filter`` one with a certificate. It may change parameters alone.
+    regularizer : Regularizer, optional
+        Noise or a constraint while it trains, see :mod:`rnndsp.regularizers`; there it says what is then validated.
     patience : int, optional
         Stop after so many epochs without a better validation loss.
     time_limit_s : float, optional
@@ -197,6 +201,10 @@ def fit(
     """
     if not isinstance(filt, Filter):
         raise ParameterError(f"{filt!r} is not a filter")
+    if regularizer is not None:
+        if not isinstance(regularizer, Regularizer):
+            raise ParameterError(f"{regularizer=}: give Zoneout() or another of rnndsp.regularizers")
+        filt = regularizer.settled(filt)
     settings = _Settings.checked(
         loss=loss,
         n_epochs=n_epochs,
@@ -210,6 +218,7 @@ def fit(
         truncate=truncate,
         kept_states=kept_states,
         keep=keep,
+        regularizer=regularizer,
         n_shards=n_shards,
         seed=seed,
     )
@@ -257,7 +266,7 @@ def fit(
                     if time_limit_s is not None:
                         share = min(1.0, max(share, (time.perf_counter() - began) / time_limit_s))
                     with _located(run.epoch + 1, place + 1):
-                        value, count = _learn(run, filt, batch, settings, share, pool)
+                        value, count = _learn(run, filt, batch, place, settings, share, pool)
                     sums, counts = sums + value, counts + count
                     tell(done + 1, total, run.text)
                 if held_out:
@@ -293,6 +302,7 @@ class _Settings:
     truncate: int | None
     kept_states: int | None
     keep: Callable[[Any], Any] | None
+    regularizer: Regularizer | None
     n_shards: int
     seed: int
 
@@ -528,6 +538,7 @@ def _learn(
     run: _Run,
     filt: Filter,
     batch: list[tuple[Array, Array]],
+    place: int,
     settings: _Settings,
     share: float,
     pool: ThreadPoolExecutor,
@@ -546,6 +557,9 @@ def _learn(
         def part(
             voices: Array, state: State | None, now: Filter = now, frames: slice = frames, count: int = count
         ) -> tuple[float, dict[str, Array], State]:
+            if settings.regularizer is not None:
+                key = (settings.seed, run.epoch, place, 2)
+                now = settings.regularizer.trained(now, Noise(key, tuple(voices.tolist()), len(batch), share))
             # what overflows is found below; a thread does not take this over from where it was started
             with np.errstate(all="ignore"):
                 if not count:

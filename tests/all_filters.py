@@ -6,7 +6,7 @@ import numpy as np
 from scipy import signal
 
 import rnndsp
-from rnndsp import Crossfade, Feedback, Framed, Knobs, Latency, Parallel, Residual, Smoothed, Stack
+from rnndsp import Crossfade, Feedback, Framed, Knobs, Latency, Parallel, Residual, Smoothed, Stack, Zoned
 from rnndsp.filters import (
     ARIMA,
     GRU,
@@ -36,6 +36,7 @@ from rnndsp.filters import (
     StateVariable,
     Taps,
     TransferFunction,
+    closed_loop,
     named,
     nested_allpass,
     vector_allpass,
@@ -168,5 +169,7 @@ FILTERS: dict[str, Callable[[], rnndsp.Filter]] = {
     "oversampled": lambda: Oversampled(
         DiodeClipper(gain_db=20, knob="drive_db", sample_rate=3 * RATE) >> Latency(2), 3, reach=4
     ),
+    "zoned": lambda: Zoned(Elman(1, 5), h=0.3),
+    "closed loop": lambda: closed_loop(Elman(2, 5) >> Dense(5, 1)),
     "reverb modulated": lambda: Reverb("plate", t60_s=0.1, size=0.05, modulation=1.0, sample_rate=8000),
 }

@@ -1,3 +1,4 @@
+from .captures import esr_plot as esr_plot
 from .certificates import certificate_plot as certificate_plot
 from .decay import octave_decay_plot as octave_decay_plot
 from .distortion import aliasing_plot as aliasing_plot
@@ -26,6 +27,7 @@ from .responses import group_delay_plot as group_delay_plot
 from .responses import impulse_response_plot as impulse_response_plot
 from .responses import singular_value_plot as singular_value_plot
 from .responses import spectrogram_plot as spectrogram_plot
+from .sweeps import sweep_plot as sweep_plot
 from .trajectories import gradient_plot as gradient_plot
 from .trajectories import lyapunov_plot as lyapunov_plot
 from .trajectories import lyapunov_trace_plot as lyapunov_trace_plot
