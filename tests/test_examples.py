@@ -114,3 +114,10 @@ def test_learn_a_midi_folder(tmp_path):
     assert len(sound) == round((piece.duration_s + 1) * rate)
     assert (tmp_path / "piece.png").read_bytes().startswith(b"\x89PNG")
     assert rnndsp.midi.MusicModel.load(tmp_path / "piece.safetensors").frames.steps_per_beat == 4
+
+
+def test_memory_tasks(tmp_path):
+    said = run(tmp_path, "memory_tasks.py", "adding-200", "orthogonal", 3)
+    assert float(re.search(r"MSE ([\d.e+-]+)", said)[1]) < 100
+    run(tmp_path, "memory_tasks.py", "plot", "memory_tasks.png")
+    assert (tmp_path / "memory_tasks.png").read_bytes().startswith(b"\x89PNG")
