@@ -89,10 +89,9 @@ def test_design_conversions_agree():
     z, p, k = scipy.signal.butter(5, 3000, fs=RATE, output="zpk")
     u = noise(1000)
     expected = SOS(scipy.signal.zpk2sos(z, p, k))(u)
-    np.testing.assert_array_equal(SOS.from_zpk(z, p, k)(u), expected)
+    close(SOS.from_zpk(z, p, k)(u), expected)
     filt = TransferFunction(*scipy.signal.zpk2tf(z, p, k), sample_rate=RATE)
-    close(filt.to_sos()(u), expected, 1e-10)
-    assert filt.to_sos().sample_rate == RATE
+    close(SOS(filt.to_sos())(u), expected, 1e-10)
 
 
 def fir(order):
@@ -177,7 +176,7 @@ def test_nan_and_infinity_stay_in_their_voice(filt):
 @pytest.mark.parametrize("shape", [(0, 10, 1), (3, 0, 1), (0, 0, 1)])
 def test_no_voices_and_no_frames(filt, shape):
     y, state = filt.run(np.zeros(shape))
-    assert y.shape == shape and state == filt.rest_state(shape[:1]) or shape[1]
+    assert y.shape == shape and state.index == shape[1] and not state.z.any()
     tape = filt.tape(np.zeros(shape))
     assert tape.adjoint(tape.y).u.shape == shape
 
@@ -272,9 +271,10 @@ def test_float32_signals_keep_float64_accuracy():
     assert gradient.u.dtype == np.float32 and gradient.params["b"].dtype == np.float64
 
 
-def test_tails_end_in_zeros():
-    y, state = SOS(DESIGNS["butter"](4, "sos")).run(np.eye(1, 20000)[0])
-    assert not state.z.any() and not y[-1000:].any()
+@pytest.mark.parametrize("n_voices", [1, 3])
+def test_tails_end_in_zeros(n_voices):
+    y, state = SOS(DESIGNS["butter"](4, "sos")).run(np.tile(np.eye(20000, 1), (n_voices, 1, 1)))
+    assert not state.z.any() and not y[:, -1000:].any()
     assert np.min(np.abs(y[y != 0])) >= 1e-30
 
 
