@@ -471,13 +471,20 @@ def leaky(a, r, s, p):
     return (s[0] + leak * (tanh(p[1] * (a[0] + r[0])) - s[0]),)
 
 
+def leaky_adjoint(a, r, s, p, d):
+    leak, x = sigmoid(p[0]), a[0] + r[0]
+    g = tanh(p[1] * x)
+    slope = d[0] * leak * (1 - g * g)
+    return (slope * p[1],), (slope * p[1],), (d[0] * (1 - leak),), (d[0] * (g - s[0]) * leak * (1 - leak), slope * x)
+
+
 class Leaky(Cell):
     """h[t] = (1 - λ) h[t-1] + λ tanh(drive (W u[t] + U h[t-1] + b)), λ = sigmoid(leak), y[t] = h[t].
 
     State: h (n_units), zero at rest. Stability: |h| < 1 from rest, being a mean of numbers within (-1, 1).
     """
 
-    stages = (Stage(leaky, None, n_gates=1, n_out=1),)
+    stages = (Stage(leaky, leaky_adjoint, n_gates=1, n_out=1),)
     unit_params = ("leak", "drive")
 
 
