@@ -110,7 +110,8 @@ class Tape:
     def __init__(
         self, filt: Filter, signal: NDArray[Any], state: State, shape: tuple[int, ...], kept: int | None
     ) -> None:
-        self._filter, self._signal, self._start = filt, signal, state
+        # a copy, as frames may be run again when the caller has long written over his
+        self._filter, self._signal, self._start = filt, signal.copy(), state
         self._input_shape, self._kept = shape, kept
         self._n_pieces = max(1, -(-signal.shape[1] // PIECE))
         self._memories: list[Any] = []

@@ -142,6 +142,17 @@ def test_kept_states_give_the_same_bits(filt):
             assert_same(tape.adjoint(dy, dx), expected)
 
 
+@pytest.mark.parametrize("kept", [None, 1])
+def test_what_happens_to_the_input_later_is_nothing_to_the_tape(kept):
+    filt, u = moved(LSTM(1, 3)), noise(2 * PIECE, 1)
+    dy = noise(2 * PIECE, 3, seed=1)
+    expected = filt.tape(u.copy()).adjoint(dy)
+    tape = filt.tape(u, kept_states=kept)
+    u[:] = 7
+    for _ in range(2):
+        assert_same(tape.adjoint(dy), expected)
+
+
 def test_from_piece_to_piece():
     """A gradient over several pieces is that of the chain rule over them."""
     filt, n_frames = moved(Elman(1, 2)), PIECE + 40
